@@ -1,0 +1,1 @@
+"""Encoders: one library a file, imported only when it is used."""

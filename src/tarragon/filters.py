@@ -1,0 +1,243 @@
+"""Filters on metadata: parsed once into a small tree, which stores compile and `matches` defines.
+
+    {"lang": "en"}                                  equal (or, for a list in the metadata, an element is)
+    {"year": {"$gte": 2020, "$lt": 2024}}           a range of numbers, or of ISO 8601 dates given as text
+    {"lang": {"$in": ["en", "de"]}}                 one of; also "$nin"
+    {"lang": {"$ne": "en"}}                         anything else, a missing key included
+    {"author": {"$exists": true}}                   has a value: not missing, not null, not an empty list
+    {"$and": [...]}, {"$or": [...]}, {"$not": {...}}
+
+Several keys in one object must all hold. A dot goes down into an object (``author.name``); a key that itself holds a
+dot is written in double quotes (``"a.b"``). Types are kept apart: ``True`` is not ``1``, ``"1"`` is not ``1``; whole
+numbers and fractions compare as numbers. What cannot be parsed raises `InvalidFilter`; nothing is ever ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, TypeAlias
+
+from tarragon.errors import InvalidFilter
+
+Scalar: TypeAlias = "str | int | float | bool"
+Path: TypeAlias = "tuple[str, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """The value, or an element of the list that is the value, equals one of these."""
+
+    path: Path
+    values: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The value, or an element of it, lies between the bounds: all numbers or all datetimes."""
+
+    path: Path
+    gte: float | datetime | None = None
+    gt: float | datetime | None = None
+    lte: float | datetime | None = None
+    lt: float | datetime | None = None
+
+    @property
+    def bounds(self) -> dict[str, float | datetime]:
+        """The bounds that are set, by name."""
+        named = {"gte": self.gte, "gt": self.gt, "lte": self.lte, "lt": self.lt}
+        return {name: bound for name, bound in named.items() if bound is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    """There is a value: the key is not missing, not null and not an empty list."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """All of these; true when there are none."""
+
+    filters: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """Any of these; false when there are none."""
+
+    filters: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """Not this."""
+
+    filter: Filter
+
+
+Filter: TypeAlias = "In | Range | Exists | And | Or | Not"
+
+_PART = re.compile(r'"([^"]+)"|([^".\[\]]+)')
+_ORDER = ("$gte", "$gt", "$lte", "$lt")
+
+
+def parse(spec: Mapping[str, Any]) -> Filter:
+    """Parse the form shown at the top of this module.
+
+    Raises:
+        InvalidFilter: An unknown operator, a value of a type that no operator takes, or a malformed key.
+    """
+    if not isinstance(spec, Mapping):
+        raise InvalidFilter(f"a filter is an object such as {{'lang': 'en'}}, not {type(spec).__name__}: {spec!r}")
+    return _all([_parse_entry(key, value) for key, value in spec.items()])
+
+
+def _all(filters: Sequence[Filter]) -> Filter:
+    return filters[0] if len(filters) == 1 else And(tuple(filters))
+
+
+def _parse_entry(key: str, value: Any) -> Filter:
+    if key in ("$and", "$or"):
+        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+            raise InvalidFilter(f"{key} takes a list of at least one filter, not {value!r}")
+        parts = tuple(parse(part) for part in value)
+        return And(parts) if key == "$and" else Or(parts)
+    if key == "$not":
+        return Not(parse(value))
+    path = parse_path(key)
+    if isinstance(value, Mapping):
+        if not value:
+            raise InvalidFilter(f"no operator for {key!r}; for example {{{key!r}: {{'$gte': 1}}}}")
+        return _parse_operators(path, value)
+    return In(path, (_scalar(value, key),))
+
+
+def parse_path(key: str) -> Path:
+    """Split ``a."b.c".d`` into its parts. Raises `InvalidFilter`."""
+    if not isinstance(key, str) or key.startswith("$"):
+        known = "$and, $or, $not at the top; $in, $nin, $ne, $eq, $gte, $gt, $lte, $lt, $exists below a key"
+        raise InvalidFilter(f"unknown operator {key!r}; known are {known}")
+    parts, position = [], 0
+    while match := _PART.match(key, position):
+        parts.append(match[1] or match[2])
+        position = match.end()
+        if position == len(key):
+            return tuple(parts)
+        if key[position] != ".":
+            break
+        position += 1
+    raise InvalidFilter(f'malformed key {key!r}: parts are joined by dots, and a part with a dot stands in "quotes"')
+
+
+def _parse_operators(path: Path, operators: Mapping[str, Any]) -> Filter:
+    name = ".".join(path)
+    single: dict[str, Callable[[Any], Filter]] = {
+        "$eq": lambda value: In(path, (_scalar(value, name),)),
+        "$ne": lambda value: Not(In(path, (_scalar(value, name),))),
+        "$in": lambda value: In(path, _scalars(value, name)),
+        "$nin": lambda value: Not(In(path, _scalars(value, name))),
+        "$exists": lambda value: _exists(path, value),
+    }
+    filters = [single[operator](value) for operator, value in operators.items() if operator in single]
+    bounds = {operator[1:]: value for operator, value in operators.items() if operator in _ORDER}
+    if unknown := [operator for operator in operators if operator not in single and operator not in _ORDER]:
+        raise InvalidFilter(f"unknown operator {unknown[0]!r} for {name!r}; known are {', '.join([*single, *_ORDER])}")
+    if bounds:
+        filters.append(_range(path, bounds))
+    return _all(filters)
+
+
+def _exists(path: Path, value: Any) -> Filter:
+    if not isinstance(value, bool):
+        raise InvalidFilter(f"$exists takes true or false, not {value!r}")
+    return Exists(path) if value else Not(Exists(path))
+
+
+def _scalar(value: Any, name: str) -> Scalar:
+    if value is None:
+        raise InvalidFilter(f"{name!r} cannot be compared with null; use {{{name!r}: {{'$exists': false}}}}")
+    if not isinstance(value, (str, int, float)) or value != value:
+        raise InvalidFilter(f"{name!r} cannot be compared with {type(value).__name__} {value!r}")
+    return value
+
+
+def _scalars(value: Any, name: str) -> tuple[Scalar, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise InvalidFilter(f"$in and $nin take a list of values for {name!r}, not {value!r}")
+    return tuple(_scalar(element, name) for element in value)
+
+
+def _range(path: Path, bounds: Mapping[str, Any]) -> Range:
+    name = ".".join(path)
+    if all(isinstance(bound, str) for bound in bounds.values()):
+        parsed: dict[str, Any] = {key: parse_datetime(bound) for key, bound in bounds.items()}
+        if None in parsed.values():
+            raise InvalidFilter(f"a range of {name!r} takes numbers or ISO 8601 dates, not {dict(bounds)!r}")
+        return Range(path, **parsed)
+    for bound in bounds.values():
+        if isinstance(bound, bool) or not isinstance(bound, (int, float)) or bound != bound:
+            raise InvalidFilter(f"a range of {name!r} takes numbers or ISO 8601 dates, not {dict(bounds)!r}")
+    return Range(path, **{key: float(bound) for key, bound in bounds.items()})
+
+
+_DATETIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,6})\d*)?(Z|[+-]\d\d:?\d\d)?)?")
+
+
+def parse_datetime(text: str) -> datetime | None:
+    """``2024-01-31``, ``2024-01-31T10:00[:00[.000]][Z|+01:00]``; no zone means UTC. None for anything else."""
+    if not (match := _DATETIME.fullmatch(text)):
+        return None
+    day, time, fraction, zone = match.groups()
+    zone = "+00:00" if zone in (None, "Z") else zone
+    try:
+        moment = datetime.fromisoformat(f"{day}T{time or '00:00'}")
+        offset = datetime.strptime(zone.replace(":", ""), "%z").tzinfo
+    except ValueError:
+        return None
+    return moment.replace(microsecond=int((fraction or "0").ljust(6, "0")), tzinfo=offset).astimezone(timezone.utc)
+
+
+def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:
+    """Whether this metadata passes: the definition that every store's compiled filter is tested against."""
+    if isinstance(filter, And):
+        return all(matches(part, metadata) for part in filter.filters)
+    if isinstance(filter, Or):
+        return any(matches(part, metadata) for part in filter.filters)
+    if isinstance(filter, Not):
+        return not matches(filter.filter, metadata)
+    values = _values(metadata, filter.path)
+    if isinstance(filter, Exists):
+        return bool(values)
+    if isinstance(filter, In):
+        return any(_equal(value, wanted) for value in values for wanted in filter.values)
+    return any(_within(value, filter) for value in values)
+
+
+def _values(metadata: Any, path: Path) -> list[Any]:
+    for part in path:
+        if not isinstance(metadata, Mapping) or part not in metadata:
+            return []
+        metadata = metadata[part]
+    values = metadata if isinstance(metadata, list) else [metadata]
+    return [value for value in values if value is not None]
+
+
+def _equal(value: Any, wanted: Scalar) -> bool:
+    same_kind = isinstance(value, bool) == isinstance(wanted, bool)
+    return same_kind and isinstance(value, (str, int, float)) and bool(value == wanted)
+
+
+def _within(value: Any, range_: Range) -> bool:
+    bounds = range_.bounds
+    if isinstance(next(iter(bounds.values())), datetime):
+        value = parse_datetime(value) if isinstance(value, str) else None
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        value = None
+    if value is None:
+        return False
+    compare = {"gte": value.__ge__, "gt": value.__gt__, "lte": value.__le__, "lt": value.__lt__}
+    return all(compare[name](bound) is True for name, bound in bounds.items())

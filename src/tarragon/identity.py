@@ -1,0 +1,79 @@
+"""Keys: what makes two documents, chunks or vectors the same.
+
+Every key is a BLAKE2b-128 digest over a domain and length-prefixed fields of NFC text, so that no two lists of fields
+can give the same bytes. What a key must not depend on stands with its function; the reasons are in docs/identity.md.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+from uuid import UUID
+
+
+def digest(domain: str, *fields: str | bytes) -> bytes:
+    """16 bytes that identify this list of fields in this domain. Text counts as its NFC form in UTF-8."""
+    state = blake2b(digest_size=16)
+    for field in (domain, *fields):
+        data = unicodedata.normalize("NFC", field).encode("utf-8", "surrogatepass") if isinstance(field, str) else field
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.digest()
+
+
+def content_hash(text: str) -> bytes:
+    """What a document's text is: its exact characters. Not its modification time, place or normal form."""
+    return digest("text", text.encode("utf-8", "surrogatepass"))
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling for equal JSON values: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def metadata_hash(metadata: Mapping[str, Any]) -> bytes:
+    """What a document's metadata is; not the order of its keys."""
+    return digest("metadata", canonical_json(dict(metadata)))
+
+
+def chunk_hash(embed_text: str) -> bytes:
+    """What a chunk says, before any prompt of a model; not where it stands nor in which document."""
+    return digest("chunk", embed_text)
+
+
+def chunk_ids(document_id: str, hashes: Sequence[bytes]) -> list[UUID]:
+    """An id for each chunk of a document, in order.
+
+    The k-th of equal chunks in a document gets the k-th id. Independent of ordinal, span and chunker, so that text
+    which did not change keeps its id, and with it its vector, whatever moved around it.
+    """
+    seen: Counter[bytes] = Counter()
+    ids = []
+    for hash_ in hashes:
+        ids.append(UUID(bytes=digest("chunk id", document_id, hash_, seen[hash_].to_bytes(8, "little"))))
+        seen[hash_] += 1
+    return ids
+
+
+def document_state(content: bytes, metadata: bytes, contract: str) -> bytes:
+    """What an indexed document was made from: content hash, metadata hash, and the parser, chunker and encoder."""
+    return digest("document state", content, metadata, contract)
+
+
+def fingerprint(identity: Mapping[str, str]) -> str:
+    """32 hex digits that identify an encoder's space.
+
+    ``identity`` names everything that changes a document's vector (weights, tokenizer, length limit, document prompt,
+    pooling, normalisation, dimensions, numeric class) and nothing that does not (device, batch size, path, alias,
+    query prompt).
+    """
+    return digest("fingerprint", canonical_json(dict(identity))).hex()
+
+
+def space_name(fingerprint: str) -> str:
+    """Name of the vectors of a space in the store, so that the engine itself rejects those of another."""
+    return f"d_{fingerprint[:12]}"

@@ -1,0 +1,130 @@
+"""What a sync has to do, as pure functions of what is wanted and what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+from uuid import UUID
+
+from tarragon.errors import InvalidDocument
+from tarragon.identity import canonical_json, chunk_hash, chunk_ids, digest
+from tarragon.types import Chunk, Document, Format
+
+SMALL_DELETION = 10
+"""Up to this many documents are deleted without asking, however small the index."""
+
+_INTEGERS = range(-(1 << 63), 1 << 63)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedChunk:
+    """A chunk that a document is to have, under its keys.
+
+    Attributes:
+        payload: What is stored beside the vector and the text.
+        payload_digest: Of ``payload``, to see whether it must be written again.
+    """
+
+    id: UUID
+    hash: bytes
+    chunk: Chunk
+    payload: Mapping[str, Any]
+    payload_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkDiff:
+    """How to get from the recorded chunks of a document to the wanted ones.
+
+    Attributes:
+        add: Chunks to store, in text order.
+        move: Stored chunks whose place, heading or metadata changed: no vector is touched.
+        drop: Stored chunks that are no longer wanted.
+    """
+
+    add: tuple[WantedChunk, ...]
+    move: tuple[WantedChunk, ...]
+    drop: tuple[UUID, ...]
+
+
+def wanted_chunks(document: Document, chunks: Sequence[Chunk]) -> list[WantedChunk]:
+    """The chunks of a document under their keys, in text order."""
+    hashes = [chunk_hash(chunk.embed_text) for chunk in chunks]
+    wanted = []
+    for id_, hash_, chunk in zip(chunk_ids(document.id, hashes), hashes, chunks, strict=True):
+        payload = {
+            "document_id": document.id,
+            "offset": len(chunk.embed_text) - len(chunk.text),
+            "start": chunk.start,
+            "end": chunk.end,
+            "ordinal": chunk.ordinal,
+            "heading": list(chunk.heading),
+            "metadata": dict(document.metadata),
+        }
+        wanted.append(WantedChunk(id_, hash_, chunk, payload, digest("payload", canonical_json(payload))))
+    return wanted
+
+
+def diff_chunks(wanted: Sequence[WantedChunk], stored: Mapping[UUID, bytes]) -> ChunkDiff:
+    """Compare with what is stored: chunk id → digest of its payload."""
+    return ChunkDiff(
+        add=tuple(chunk for chunk in wanted if chunk.id not in stored),
+        move=tuple(chunk for chunk in wanted if stored.get(chunk.id, chunk.payload_digest) != chunk.payload_digest),
+        drop=tuple(id_ for id_ in stored if id_ not in {chunk.id for chunk in wanted}),
+    )
+
+
+def vanished(recorded: Collection[str], listed: Collection[str], hidden: Sequence[str]) -> list[str]:
+    """Recorded documents that the source no longer lists, in order of their ids.
+
+    Those with a ``hidden`` prefix could not be listed, and are not known to be gone.
+    """
+    gone = set(recorded).difference(listed)
+    return sorted(document_id for document_id in gone if not document_id.startswith(tuple(hidden)))
+
+
+def exceeds(deletions: int, documents: int, share: float) -> bool:
+    """Whether so many deletions need the caller's word: more than a handful, and more than this share."""
+    return deletions > SMALL_DELETION and deletions > share * documents
+
+
+def check_document(document: Document) -> None:
+    """Raise `InvalidDocument` for what cannot be stored."""
+    if not document.id:
+        raise InvalidDocument("a document needs an id that is not empty")
+    if not isinstance(document.text, str):
+        raise InvalidDocument(f"the text of document {document.id!r} is {type(document.text).__name__}, not str")
+    try:
+        document.text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidDocument(f"document {document.id!r} has a lone surrogate at character {error.start}") from None
+    if document.format is not None and document.format not in get_args(Format):
+        known = ", ".join(get_args(Format))
+        raise InvalidDocument(f"format={document.format!r} of document {document.id!r} is not one of {known}")
+    if not isinstance(document.metadata, Mapping):
+        kind = type(document.metadata).__name__
+        raise InvalidDocument(f"the metadata of document {document.id!r} is {kind}, not an object")
+    _check_json(document.metadata, document.id, "metadata")
+
+
+def _check_json(value: Any, document_id: str, place: str) -> None:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise InvalidDocument(f"{place} of document {document_id!r} has the key {key!r}, which is not str")
+            _check_json(inner, document_id, f"{place}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            _check_json(inner, document_id, place)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        if value not in _INTEGERS:
+            raise InvalidDocument(
+                f"{place} of document {document_id!r}: {value} does not fit into 64 bits; make it str"
+            )
+    elif isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise InvalidDocument(f"{place} of document {document_id!r} is {value}; use null or leave it out")
+    elif value is not None and not isinstance(value, (str, bool)):
+        kind = type(value).__name__
+        raise InvalidDocument(f"{place} of document {document_id!r} is {kind}; JSON holds str, numbers, bool and lists")

@@ -1,0 +1,204 @@
+"""What a user or a back-end plugs in: the contracts between the rooms.
+
+Encoders, stores and sources are written against these; nothing here imports a library beyond numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from tarragon.filters import Filter
+from tarragon.types import Document, FloatArray, IntArray
+
+
+# --- sources ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class SourceItem:
+    """A document that a source can deliver.
+
+    Attributes:
+        document_id: Unique in the source and stable over time.
+        hint: Changes whenever the content may have changed (size, modification time and inode of a file); None where
+            only reading can tell, as for a file so recently changed that its time stamp may not show the next change.
+        load: Reads the document. Raises `UnreadableDocument` with the reason if it cannot be.
+        hides: Prefix of the document ids that may exist and cannot be listed because this item is unreadable: of a folder
+            its path with a slash, of a line whose id is unknown the empty string. They are not known to be gone.
+    """
+
+    document_id: str
+    hint: str | None
+    load: Callable[[], Document]
+    hides: str | None = None
+
+
+class Source(Protocol):
+    """Where documents come from."""
+
+    def items(self) -> Iterable[SourceItem]:
+        """Each document once, in a stable order. Raises `SourceProblem` if there is nothing that can be listed."""
+        ...
+
+    def skipped(self) -> Mapping[str, int]:
+        """What the last `items` left out on purpose: reason → count. Complete once that is used up."""
+        ...
+
+
+# --- encoders ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class EncoderInput:
+    """A text to embed, with its token ids where they are known already."""
+
+    text: str
+    token_ids: IntArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What an encoder returns.
+
+    Attributes:
+        vectors: Shape ``(texts, dimensions)``, float32, in the order of the texts.
+        tokens: Tokens the model was given, special tokens and prompts included, padding not.
+        truncated: Tokens beyond the model's limit, which it did not see.
+    """
+
+    vectors: FloatArray
+    tokens: int
+    truncated: int
+
+
+class Tokenizer(Protocol):
+    """Counts in the units of an encoder."""
+
+    sliceable: bool
+    """Whether the ids of texts joined by white space are their ids, joined."""
+
+    def tokenize(self, texts: Sequence[str]) -> list[IntArray]:
+        """The ids of each text, in order: untruncated, without special tokens, shape ``(tokens,)``."""
+        ...
+
+
+class DenseEncoder(Protocol):
+    """Text → one vector.
+
+    The same text gives the same row (cosine ≥ .99999) in any batch and any order.
+    """
+
+    name: str
+    """For people; no part of the identity."""
+    device: str
+    dimensions: int
+    max_tokens: int
+    """Most tokens that a document's text may have without being truncated: special tokens and prompt are subtracted."""
+    tokenizer: Tokenizer
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Everything that changes a document's vector, and nothing else: see `tarragon.identity.fingerprint`."""
+        ...
+
+    def encode_documents(self, inputs: Sequence[EncoderInput]) -> Embeddings:
+        """One row per input. A row may hold NaN if the model gave NaN: the caller decides."""
+        ...
+
+    def encode_queries(self, texts: Sequence[str], prompt: str | None = None) -> Embeddings:
+        """One row per query. ``prompt`` replaces the model's own query prompt."""
+        ...
+
+
+# --- stores -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """A chunk as the store keeps it: its id, its vector and all that a hit needs."""
+
+    id: UUID
+    vector: FloatArray
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DenseLeg:
+    """Search by vector: the ``limit`` nearest."""
+
+    vector: FloatArray
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class LexicalLeg:
+    """Search by words: the ``limit`` best by BM25."""
+
+    text: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """One query as data; at least one leg. The filter applies inside every leg, before its limit."""
+
+    dense: DenseLeg | None = None
+    lexical: LexicalLeg | None = None
+    filter: Filter | None = None
+
+
+Scores = Mapping[UUID, float]
+
+
+@dataclass(frozen=True, slots=True)
+class LegScores:
+    """What the legs found.
+
+    Attributes:
+        dense: With both legs, the score of every candidate of either; with one, of its own hits. None without the leg.
+        lexical: Of every candidate that the lexical leg found; all others have 0. None without the leg.
+    """
+
+    dense: Scores | None
+    lexical: Scores | None
+
+
+class Store(Protocol):
+    """The chunks of one version, in one space."""
+
+    def upsert(self, chunks: Sequence[StoredChunk]) -> None:
+        """Insert or replace. Durable against a killed process when it returns."""
+        ...
+
+    def set_payload(self, payloads: Mapping[UUID, Mapping[str, Any]]) -> None:
+        """Replace the named payload keys of existing chunks; their vectors are not touched."""
+        ...
+
+    def delete(self, ids: Sequence[UUID]) -> None:
+        """Remove chunks. Unknown ids are ignored."""
+        ...
+
+    def vectors(self, ids: Sequence[UUID]) -> dict[UUID, FloatArray]:
+        """Vectors of those that exist, each of shape ``(dimensions,)``."""
+        ...
+
+    def payloads(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+        """Payloads of those that exist."""
+        ...
+
+    def ids(self) -> Iterator[UUID]:
+        """Every chunk's id."""
+        ...
+
+    def search(self, request: SearchRequest) -> LegScores:
+        """Run all legs of the request in one call of the engine."""
+        ...
+
+    def optimize(self) -> bool:
+        """Build the vector index and drop what is deleted. Long; queries of this process wait. True if there was work."""
+        ...
+
+    def flush(self) -> None:
+        """Durable against a power cut when it returns."""
+        ...
+
+    def close(self) -> None:
+        """Release the files. The store cannot be used afterwards."""
+        ...

@@ -1,0 +1,1 @@
+"""Stores: where the chunks, the ledger and the pointer of an index live."""

@@ -1,0 +1,212 @@
+"""The embedded engine, qdrant-edge, behind the `Store` protocol. The only file that imports it.
+
+Found in qdrant-edge-py 0.9.0 and handled here: every failure is a bare ``Exception``; ``MatchValue(True)`` arrives as
+the integer 1, and only a NumPy bool stays a bool; an empty ``should`` matches everything; NaN is stored without
+complaint; BM25 over a text index cannot rescore a prefetch; ``HasIdCondition`` takes a set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import qdrant_edge as q
+
+from tarragon.errors import DiskFull, IndexLocked, StorageProblem
+from tarragon.filters import And, Exists, Filter, In, Not, Or, Range, Scalar
+from tarragon.protocols import DenseLeg, LegScores, LexicalLeg, SearchRequest, StoredChunk
+from tarragon.recipe import Language
+from tarragon.types import FloatArray
+
+TEXT = "content"
+"""Payload key of the text that BM25 searches."""
+
+HNSW = q.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=10_000)
+"""The engine's own defaults. `optimize` builds the graph once a segment holds over 10 MB of vectors (6,600 of 384
+dimensions); below, a scan is as fast (benchmarks/README.md)."""
+
+_EXACT_INTEGERS = 1 << 53
+_PAGE = 1_000
+
+
+class EdgeStore:
+    """The chunks of one version in a shard folder.
+
+    Args:
+        path: The shard's folder. It is made if it is not there.
+        space: Name of the dense vectors.
+        dimensions: Their length.
+        language: How the lexical leg reads words.
+
+    Raises:
+        IndexLocked: Another process has the shard open.
+        StorageProblem: The shard cannot be opened, or has other vectors.
+    """
+
+    def __init__(self, path: Path, *, space: str, dimensions: int, language: Language) -> None:
+        self._path = path
+        self._space = space
+        with _engine_errors(path):
+            if (path / "segments").is_dir():
+                self._shard = q.EdgeShard.load(str(path))
+            else:
+                path.mkdir(parents=True, exist_ok=True)
+                vectors = {space: q.EdgeVectorParams(size=dimensions, distance=q.Distance.Dot, hnsw_config=HNSW)}
+                self._shard = q.EdgeShard.create(str(path), q.EdgeConfig(vectors=vectors))
+            if TEXT not in self._shard.info().payload_schema:
+                self._shard.update(q.UpdateOperation.create_field_index(TEXT, _text_index(language)))
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+    def upsert(self, chunks: Sequence[StoredChunk]) -> None:
+        """See `tarragon.protocols.Store`."""
+        points = [q.Point(chunk.id, {self._space: chunk.vector}, dict(chunk.payload)) for chunk in chunks]
+        self._update(q.UpdateOperation.upsert_points(points) for _ in points[:1])
+
+    def set_payload(self, payloads: Mapping[UUID, Mapping[str, Any]]) -> None:
+        """See `tarragon.protocols.Store`."""
+        self._update(q.UpdateOperation.set_payload([id_], dict(payload)) for id_, payload in payloads.items())
+
+    def delete(self, ids: Sequence[UUID]) -> None:
+        """See `tarragon.protocols.Store`."""
+        self._update(q.UpdateOperation.delete_points(list(ids)) for _ in ids[:1])
+
+    def _update(self, operations: Iterator[Any]) -> None:
+        with _engine_errors(self._path):
+            for operation in operations:
+                self._shard.update(operation)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+    def vectors(self, ids: Sequence[UUID]) -> dict[UUID, FloatArray]:
+        """See `tarragon.protocols.Store`."""
+        with _engine_errors(self._path):
+            records = self._shard.retrieve(list(ids), False, [self._space])
+        return {record.id: np.asarray(record.vector[self._space], dtype=np.float32) for record in records}
+
+    def payloads(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+        """See `tarragon.protocols.Store`."""
+        with _engine_errors(self._path):
+            return {record.id: record.payload or {} for record in self._shard.retrieve(list(ids), True, False)}
+
+    def ids(self) -> Iterator[UUID]:
+        """See `tarragon.protocols.Store`."""
+        offset = None
+        while True:
+            with _engine_errors(self._path):
+                request = q.ScrollRequest(offset=offset, limit=_PAGE, with_payload=False, with_vector=False)
+                records, offset = self._shard.scroll(request)
+            yield from (record.id for record in records)
+            if offset is None:
+                return
+
+    def search(self, request: SearchRequest) -> LegScores:
+        """See `tarragon.protocols.Store`.
+
+        With both legs the dense query is nested: it rescores the union of both legs' candidates, so that each of them
+        has a dense score. Both queries go to the engine as one batch.
+        """
+        filter_ = compile_filter(request.filter) if request.filter is not None else None
+        queries = []
+        if request.dense is not None:
+            queries.append(self._dense_query(request.dense, request.lexical, filter_))
+        if request.lexical is not None:
+            lexical = q.TextQuery(TEXT, request.lexical.text)
+            queries.append(q.QueryRequest(limit=request.lexical.limit, query=lexical, filter=filter_))
+        with _engine_errors(self._path):
+            answers = self._shard.query_batch(q.QueryBatchRequest(queries))
+        scores = [{point.id: point.score for point in points} for points in answers]
+        dense = scores.pop(0) if request.dense is not None else None
+        return LegScores(dense, scores[0] if request.lexical is not None else None)
+
+    def _dense_query(self, dense: DenseLeg, lexical: LexicalLeg | None, filter_: Any) -> q.QueryRequest:
+        nearest = q.Query.Nearest(dense.vector, using=self._space)
+        if lexical is None:
+            return q.QueryRequest(limit=dense.limit, query=nearest, filter=filter_)
+        legs = [
+            q.Prefetch(limit=dense.limit, query=nearest, filter=filter_),
+            q.Prefetch(limit=lexical.limit, query=q.TextQuery(TEXT, lexical.text), filter=filter_),
+        ]
+        return q.QueryRequest(limit=dense.limit + lexical.limit, query=nearest, prefetches=legs)
+
+    # --- upkeep -------------------------------------------------------------------------------------------------------
+    def optimize(self) -> bool:
+        """See `tarragon.protocols.Store`. Holds the interpreter's lock for its whole run."""
+        with _engine_errors(self._path):
+            return bool(self._shard.optimize())
+
+    def flush(self) -> None:
+        """See `tarragon.protocols.Store`."""
+        with _engine_errors(self._path):
+            self._shard.flush()
+
+    def close(self) -> None:
+        """See `tarragon.protocols.Store`."""
+        with _engine_errors(self._path):
+            self._shard.close()
+
+
+def _text_index(language: Language) -> q.TextIndexParams:
+    """Index of the words with lengths and frequencies, which BM25 needs from the first chunk on."""
+    if language == "neutral":
+        tokenizer = q.TokenizerType.Multilingual
+        return q.TextIndexParams(tokenizer=tokenizer, lowercase=True, ascii_folding=True, scoring=True)
+    return q.TextIndexParams(
+        tokenizer=q.TokenizerType.Word,
+        lowercase=True,
+        ascii_folding=language == "english",
+        stopwords=getattr(q.Language, language.capitalize()),
+        stemmer=q.SnowballParams(getattr(q.SnowballLanguage, language.capitalize())),
+        scoring=True,
+    )
+
+
+def compile_filter(filter: Filter) -> q.Filter:
+    """The engine's form of a filter; `tarragon.filters.matches` is its definition."""
+    if isinstance(filter, And):
+        return q.Filter(must=[compile_filter(part) for part in filter.filters])
+    if isinstance(filter, Or):
+        return _any([compile_filter(part) for part in filter.filters])
+    if isinstance(filter, Not):
+        return q.Filter(must_not=[compile_filter(filter.filter)])
+    key = ".".join(["metadata", *(f'"{part}"' for part in filter.path)])
+    if isinstance(filter, Exists):
+        return q.Filter(must_not=[q.IsEmptyCondition(key)])
+    if isinstance(filter, In):
+        return _any([_equals(key, value) for value in filter.values])
+    return q.Filter(must=[q.FieldCondition(key, range=_range(filter))])
+
+
+def _any(conditions: list[Any]) -> q.Filter:
+    return q.Filter(should=conditions) if conditions else q.Filter(must=[q.HasIdCondition(set())])
+
+
+def _equals(key: str, value: Scalar) -> q.FieldCondition:
+    if isinstance(value, bool):
+        return q.FieldCondition(key, match=q.MatchValue(np.bool_(value)))  # type: ignore[arg-type] # see the module
+    if isinstance(value, str) or (isinstance(value, int) and abs(value) > _EXACT_INTEGERS):
+        return q.FieldCondition(key, match=q.MatchValue(value))
+    return q.FieldCondition(key, range=q.RangeFloat(gte=float(value), lte=float(value)))
+
+
+def _range(range_: Range) -> Any:
+    bounds = range_.bounds
+    if any(isinstance(bound, datetime) for bound in bounds.values()):
+        return q.RangeDateTime(**{name: bound.isoformat() for name, bound in bounds.items()})  # type: ignore[union-attr]
+    return q.RangeFloat(**bounds)
+
+
+@contextmanager
+def _engine_errors(path: Path) -> Iterator[None]:
+    """Every failure of the engine as one of ours; the engine itself raises bare exceptions, so this must be broad."""
+    try:
+        yield
+    except Exception as error:
+        if "WouldBlock" in str(error):
+            raise IndexLocked(f"{path} is open in another process; close it there first", path=path) from error
+        if any(sign in str(error) for sign in ("No space left", "os error 28", "StorageFull")):
+            raise DiskFull(f"the disk that holds {path} is full; free some room and sync again", path=path) from error
+        raise StorageProblem(f"{path}: {error}", path=path) from error
