@@ -1,7 +1,7 @@
 """Filters on metadata: parsed once into a small tree, which stores compile and `matches` defines.
 
     {"lang": "en"}                                  equal (or, for a list in the metadata, an element is)
-    {"year": {"$gte": 2020, "$lt": 2024}}           a range of numbers, or of ISO 8601 dates given as text
+    {"year": {"$gte": 2020, "$lt": 2024}}           a range of numbers, or of dates given as text: see `parse_datetime`
     {"lang": {"$in": ["en", "de"]}}                 one of; also "$nin"
     {"lang": {"$ne": "en"}}                         anything else, a missing key included
     {"author": {"$exists": true}}                   has a value: not missing, not null, not an empty list
@@ -9,11 +9,13 @@
 
 Several keys in one object must all hold. A dot goes down into an object (``author.name``); a key that itself holds a
 dot is written in double quotes (``"a.b"``). Types are kept apart: ``True`` is not ``1``, ``"1"`` is not ``1``; whole
-numbers and fractions compare as numbers. What cannot be parsed raises `InvalidFilter`; nothing is ever ignored.
+numbers and fractions compare as numbers, in double precision, but a whole number from 2**53 on equals only that whole
+number. What cannot be parsed raises `InvalidFilter`; nothing is ever ignored.
 """
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +83,11 @@ class Not:
 
 Filter: TypeAlias = "In | Range | Exists | And | Or | Not"
 
-_PART = re.compile(r'"([^"]+)"|([^".\[\]]+)')
+EXACT_INTEGERS = 1 << 53
+"""Below this, whole numbers and doubles are the same numbers."""
+
+_INTEGERS = range(-(1 << 63), 1 << 63)
+_PART = re.compile(r'"([^"\\]+)"|([^".\[\]\\]+)')
 _ORDER = ("$gte", "$gt", "$lte", "$lt")
 
 
@@ -117,10 +123,15 @@ def _parse_entry(key: str, value: Any) -> Filter:
 
 
 def parse_path(key: str) -> Path:
-    """Split ``a."b.c".d`` into its parts. Raises `InvalidFilter`."""
+    """Split ``a."b.c".d`` into its parts. Keys with a double quote or a backslash cannot be named.
+
+    Raises:
+        InvalidFilter: The key starts with ``$``, or is malformed.
+    """
     if not isinstance(key, str) or key.startswith("$"):
         known = "$and, $or, $not at the top; $in, $nin, $ne, $eq, $gte, $gt, $lte, $lt, $exists below a key"
         raise InvalidFilter(f"unknown operator {key!r}; known are {known}")
+    _check_text(key)
     parts, position = [], 0
     while match := _PART.match(key, position):
         parts.append(match[1] or match[2])
@@ -130,7 +141,8 @@ def parse_path(key: str) -> Path:
         if key[position] != ".":
             break
         position += 1
-    raise InvalidFilter(f'malformed key {key!r}: parts are joined by dots, and a part with a dot stands in "quotes"')
+    rule = 'parts are joined by dots; one with a dot or bracket stands in "quotes"; none may hold a quote or backslash'
+    raise InvalidFilter(f"malformed key {key!r}: {rule}")
 
 
 def _parse_operators(path: Path, operators: Mapping[str, Any]) -> Filter:
@@ -162,7 +174,16 @@ def _scalar(value: Any, name: str) -> Scalar:
         raise InvalidFilter(f"{name!r} cannot be compared with null; use {{{name!r}: {{'$exists': false}}}}")
     if not isinstance(value, (str, int, float)) or value != value:
         raise InvalidFilter(f"{name!r} cannot be compared with {type(value).__name__} {value!r}")
+    if isinstance(value, str):
+        _check_text(value)
+    elif isinstance(value, int) and value not in _INTEGERS:
+        raise InvalidFilter(f"{value} does not fit into 64 bits, so that no {name!r} is equal to it")
     return value
+
+
+def _check_text(text: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidFilter(f"{text!r} holds a lone surrogate, which no metadata can")
 
 
 def _scalars(value: Any, name: str) -> tuple[Scalar, ...]:
@@ -179,26 +200,37 @@ def _range(path: Path, bounds: Mapping[str, Any]) -> Range:
             raise InvalidFilter(f"a range of {name!r} takes numbers or ISO 8601 dates, not {dict(bounds)!r}")
         return Range(path, **parsed)
     for bound in bounds.values():
-        if isinstance(bound, bool) or not isinstance(bound, (int, float)) or bound != bound:
+        if not _is_number(bound) or bound != bound:
             raise InvalidFilter(f"a range of {name!r} takes numbers or ISO 8601 dates, not {dict(bounds)!r}")
-    return Range(path, **{key: float(bound) for key, bound in bounds.items()})
+    try:
+        return Range(path, **{key: float(bound) for key, bound in bounds.items()})
+    except OverflowError:
+        raise InvalidFilter(f"a bound of {name!r} is too large for a number: {dict(bounds)!r}") from None
 
 
-_DATETIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.(\d{1,6})\d*)?(Z|[+-]\d\d:?\d\d)?)?")
+_DATETIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(?:(:\d\d)(?:\.(\d{1,6})\d*)?([Zz]|[+-]\d\d(?::?\d\d)?)?)?)?", re.ASCII
+)
 
 
 def parse_datetime(text: str) -> datetime | None:
-    """``2024-01-31``, ``2024-01-31T10:00[:00[.000]][Z|+01:00]``; no zone means UTC. None for anything else."""
+    """A date as text: ``2024-01-31``, ``2024-01-31T10:00``, ``2024-01-31T10:00:00[.000000][Z|+01:00|+0100|+01]``.
+
+    A space may stand for the ``T``. No zone means UTC, and a zone needs the seconds. Digits after the sixth are cut.
+    None for anything else. The engine reads some sloppier spellings in metadata as well (``2024-1-31``, a leap second):
+    whether a range holds for those is not defined.
+    """
     if not (match := _DATETIME.fullmatch(text)):
         return None
-    day, time, fraction, zone = match.groups()
-    zone = "+00:00" if zone in (None, "Z") else zone
+    day, minutes, seconds, fraction, zone = match.groups()
+    zone = "+0000" if zone in (None, "Z", "z") else zone.replace(":", "").ljust(5, "0")
     try:
-        moment = datetime.fromisoformat(f"{day}T{time or '00:00'}")
-        offset = datetime.strptime(zone.replace(":", ""), "%z").tzinfo
-    except ValueError:
+        moment = datetime.fromisoformat(f"{day}T{minutes or '00:00'}{seconds or ':00'}")
+        offset = datetime.strptime(zone, "%z").tzinfo
+        moment = moment.replace(microsecond=int((fraction or "0").ljust(6, "0")), tzinfo=offset)
+        return moment.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
         return None
-    return moment.replace(microsecond=int((fraction or "0").ljust(6, "0")), tzinfo=offset).astimezone(timezone.utc)
 
 
 def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:
@@ -209,35 +241,42 @@ def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:
         return any(matches(part, metadata) for part in filter.filters)
     if isinstance(filter, Not):
         return not matches(filter.filter, metadata)
-    values = _values(metadata, filter.path)
+    value = _value(metadata, filter.path)
     if isinstance(filter, Exists):
-        return bool(values)
+        return value is not None and value != []
+    values = value if isinstance(value, list) else [value]
     if isinstance(filter, In):
         return any(_equal(value, wanted) for value in values for wanted in filter.values)
     return any(_within(value, filter) for value in values)
 
 
-def _values(metadata: Any, path: Path) -> list[Any]:
+def _value(metadata: Any, path: Path) -> Any:
     for part in path:
-        if not isinstance(metadata, Mapping) or part not in metadata:
-            return []
-        metadata = metadata[part]
-    values = metadata if isinstance(metadata, list) else [metadata]
-    return [value for value in values if value is not None]
+        if not isinstance(metadata, Mapping):
+            return None
+        metadata = metadata.get(part)
+    return metadata
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _equal(value: Any, wanted: Scalar) -> bool:
-    same_kind = isinstance(value, bool) == isinstance(wanted, bool)
-    return same_kind and isinstance(value, (str, int, float)) and bool(value == wanted)
+    if _is_number(value) and _is_number(wanted):
+        if isinstance(wanted, int) and abs(wanted) >= EXACT_INTEGERS:
+            return isinstance(value, int) and value == wanted
+        return float(value) == float(wanted)
+    if isinstance(wanted, bool) or isinstance(value, bool):
+        return value is wanted
+    return isinstance(value, str) and value == wanted
 
 
 def _within(value: Any, range_: Range) -> bool:
     bounds = range_.bounds
     if isinstance(next(iter(bounds.values())), datetime):
         value = parse_datetime(value) if isinstance(value, str) else None
-    elif isinstance(value, bool) or not isinstance(value, (int, float)):
-        value = None
-    if value is None:
-        return False
-    compare = {"gte": value.__ge__, "gt": value.__gt__, "lte": value.__le__, "lt": value.__lt__}
-    return all(compare[name](bound) is True for name, bound in bounds.items())
+    else:
+        value = float(value) if _is_number(value) else None
+    compare = {"gte": operator.ge, "gt": operator.gt, "lte": operator.le, "lt": operator.lt}
+    return value is not None and all(compare[name](value, bound) for name, bound in bounds.items())

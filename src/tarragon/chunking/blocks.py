@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,9 +49,13 @@ class Line(NamedTuple):
 
 
 def lines_of(text: str) -> Iterator[Line]:
-    """Every line of the text, in order."""
+    """Every line of the text, in order.
+
+    A line ends at a line feed, a carriage return or both, not at the other characters that `str.splitlines` takes:
+    BERT's tokenizers drop form feeds and the like, so that what stands on both sides is one word to them.
+    """
     position = 0
-    for raw in text.splitlines(keepends=True):
+    for raw in io.StringIO(text, newline=""):
         bare = raw.strip()
         indent = 0
         if bare and raw[0].isspace():
@@ -61,12 +66,14 @@ def lines_of(text: str) -> Iterator[Line]:
         position = end
 
 
+_LONGEST_TITLE = 300
+"""In characters. A longer line that looks like a heading is a text; every chunk below it would repeat it."""
 _TAG = re.compile(r"<[^<>]+>")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _MARKUP = re.compile(r"[`*]+|\{\s*#[^}]*\}|:[a-z]+:`")
 
 
 def plain_title(raw: str) -> str:
-    """A heading's words without tags, link targets, anchors and emphasis."""
-    without_links = _LINK.sub(r"\1", _TAG.sub("", raw))
+    """A heading's words without tags, link targets, anchors and emphasis; of a very long one the first."""
+    without_links = _LINK.sub(r"\1", _TAG.sub("", raw[:_LONGEST_TITLE]))
     return " ".join(_MARKUP.sub("", without_links).split())

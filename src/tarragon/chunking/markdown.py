@@ -10,8 +10,8 @@ import re
 
 from tarragon.chunking.blocks import Block, Kind, Line, lines_of, plain_title
 
-_FENCE = re.compile(r"(`{3,}|~{3,})")
-_ATX = re.compile(r"(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?$")
+_FENCE = re.compile(r"(`{3,})[^`]*$|(~{3,})")
+_ATX = re.compile(r"(#{1,6})(?:[ \t]+|$)")
 _SETEXT = re.compile(r"(=+|-{2,})$")
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])(?:[ \t]+|$)")
 _RULE = re.compile(r"(?:[-*_][ \t]*){3,}$")
@@ -56,10 +56,11 @@ class _Scanner:
             self._extend(line)
         elif first in "`~" and (match := _FENCE.match(line.text)):
             self._open(line, "code")
-            self.fence = match[1]
+            self.fence = match[1] or match[2]
         elif first == "#" and line.indent < 4 and (match := _ATX.match(line.text)):
             self.close_block()
-            self.blocks.append(Block(line.start, line.end, "heading", len(match[1]), plain_title(match[2] or "")))
+            title = _without_closing_hashes(line.text[match.end() :])
+            self.blocks.append(Block(line.start, line.end, "heading", len(match[1]), plain_title(title)))
         elif self._is_setext_underline(line):
             self._heading_from_paragraph(line)
         elif first == "|":
@@ -84,7 +85,7 @@ class _Scanner:
 
     def _is_setext_underline(self, line: Line) -> bool:
         open_line = self.start is not None and self.kind == "paragraph" and self.lines == 1 and not self.blank_before
-        return open_line and line.indent < 4 and _SETEXT.match(line.text) is not None
+        return open_line and line.indent < 4 and _SETEXT.match(line.text) is not None and not _RULE.match(self.title)
 
     def _heading_from_paragraph(self, line: Line) -> None:
         assert self.start is not None
@@ -111,3 +112,8 @@ class _Scanner:
         if self.start is not None:
             self.blocks.append(Block(self.start, self.end, self.kind))
         self.start, self.fence, self.kind = None, "", "paragraph"
+
+
+def _without_closing_hashes(title: str) -> str:
+    bare = title.rstrip("#")
+    return title if bare and not bare[-1].isspace() else bare

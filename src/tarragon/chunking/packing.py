@@ -7,14 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tarragon.chunking.blocks import Block
-from tarragon.chunking.units import CUTS, Cut, Unit
-
-CHARACTERS_PER_TOKEN = 16
-"""A chunk of n tokens has at most this many times n characters.
-
-English has 4 to 5, and nothing readable comes near 16. It bounds what one token may hide: WordPiece makes a single
-unknown token of a word of any length.
-"""
+from tarragon.chunking.units import CHARACTERS_PER_TOKEN, CUTS, Cut, Unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def _rst_heading(lines: list[Line], position: int) -> tuple[str, str, int] | Non
     """(style, title, lines used) of a heading that begins at this line: title and underline, or over-, title, under-."""
 
     def adornment(index: int) -> str:
-        text = lines[index].text if index < len(lines) else ""
+        text = lines[index].text if index < len(lines) and lines[index].indent == 0 else ""
         return text[0] if len(text) >= 2 and text[0] in _ADORNMENTS and text == text[0] * len(text) else ""
 
     title, under = lines[position].text, adornment(position + 1)

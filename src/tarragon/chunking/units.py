@@ -13,11 +13,14 @@ Cut: TypeAlias = "re.Pattern[str]"
 Tokenize: TypeAlias = "Callable[[Sequence[str]], list[IntArray]]"
 Span: TypeAlias = "tuple[int, int]"
 
-_SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)\]*_]*\s+(?=\S)|(?<=[。！？])|\n[ \t]*\n\s*")
+_BLANK = r"[^\S\x0b\x0c\x1c-\x1f\x85]"
+"""White space that separates words for every tokenizer: BERT's drop the control characters that Python takes for it."""
+
+_SENTENCE = re.compile(rf"(?<=[.!?…])[\"'”’)\]*_]*{_BLANK}+|(?<=[。！？])[」』”’）]*|\n[ \t]*\n\s*")
 _LINE = re.compile(r"\n(?=[^\n])")
-_BLANK_LINE = re.compile(r"\n[ \t]*\n\s*?(?=[^\n])")
+_BLANK_LINE = re.compile(r"\n[ \t\r]*\n\s*?(?=[^\n])")
 _ITEM = re.compile(r"\n(?=[ \t]{0,3}(?:[-*+]|\d{1,9}[.)])[ \t])")
-_WORD = re.compile(r"\s+(?=\S)")
+_WORD = re.compile(rf"{_BLANK}+")
 
 CUTS: dict[Kind, tuple[Cut, ...]] = {
     "heading": (_LINE, _WORD),
@@ -28,7 +31,14 @@ CUTS: dict[Kind, tuple[Cut, ...]] = {
 }
 """Where a block may be cut, best place first. The last is between words."""
 
-_CHARACTERS_PER_TOKEN = 2
+CHARACTERS_PER_TOKEN = 16
+"""A chunk of n tokens has at most this many times n characters.
+
+English has 4 to 5, and nothing readable comes near 16. It bounds what one token may hide: WordPiece makes a single
+unknown token of a word of any length.
+"""
+
+_MEASURED_WHOLE = 2
 """A block with fewer characters a token of the limit is measured whole; a longer one in finer units. English has 4 to 5,
 so that few blocks are measured twice, and those that fit are cut up for nothing at little cost."""
 
@@ -70,7 +80,7 @@ def units_of(
 
 
 def _spans(text: str, block: Block, limit: int) -> Iterator[Span]:
-    if block.end - block.start <= limit * _CHARACTERS_PER_TOKEN:
+    if block.end - block.start <= limit * _MEASURED_WHOLE:
         bounds = [block.start, block.end]
     else:
         found = (match.end() for cut in CUTS[block.kind][:-1] for match in cut.finditer(text, block.start, block.end))
@@ -79,19 +89,34 @@ def _spans(text: str, block: Block, limit: int) -> Iterator[Span]:
 
 
 def _refine(text: str, unit: Unit, limit: int, tokenize: Tokenize) -> Iterator[Unit]:
-    """The unit itself, or its words if it has too many tokens, or the characters of a word that has."""
-    if len(unit.ids) <= limit:
+    """The unit itself, or its words if it is too long, or parts of the words that are."""
+    if _fits(unit, limit):
         yield unit
         return
-    words = [unit.start, *(match.end() for match in _WORD.finditer(text, unit.start, unit.end)), unit.end]
-    spans = list(_trimmed(text, words))
+    bounds = [unit.start, *(match.end() for match in _WORD.finditer(text, unit.start, unit.end)), unit.end]
+    for word in _measured(text, bounds, tokenize):
+        yield from _torn(text, word, limit, tokenize)
+
+
+def _torn(text: str, part: Unit, limit: int, tokenize: Tokenize) -> Iterator[Unit]:
+    """The part itself, or equal parts of it, a quarter more than should fit exactly, each torn again if it does not."""
+    if _fits(part, limit) or part.end - part.start == 1:
+        yield part
+        return
+    pieces = max(2, len(part.ids) * 5 // (limit * 4), -(-(part.end - part.start) // (limit * CHARACTERS_PER_TOKEN)))
+    step = -(-(part.end - part.start) // pieces)
+    for smaller in _measured(text, [*range(part.start, part.end, step), part.end], tokenize):
+        yield from _torn(text, smaller._replace(torn=True), limit, tokenize)
+
+
+def _fits(unit: Unit, limit: int) -> bool:
+    return len(unit.ids) <= limit and unit.end - unit.start <= limit * CHARACTERS_PER_TOKEN
+
+
+def _measured(text: str, bounds: Sequence[int], tokenize: Tokenize) -> Iterator[Unit]:
+    spans = list(_trimmed(text, bounds))
     for (start, end), ids in zip(spans, tokenize([text[start:end] for start, end in spans]), strict=True):
-        if len(ids) <= limit:
-            yield Unit(start, end, ids)
-        else:
-            parts = [(at, min(at + limit, end)) for at in range(start, end, limit)]
-            for (first, last), part in zip(parts, tokenize([text[a:b] for a, b in parts]), strict=True):
-                yield Unit(first, last, part, torn=True)
+        yield Unit(start, end, ids)
 
 
 def _trimmed(text: str, bounds: Sequence[int]) -> Iterator[Span]:

@@ -4,9 +4,9 @@ The library loads the model and runs its forward; what happens around it is ours
 their ids), sorted by true length, and batched under a token budget, which alone makes MiniLM on two cores 1.4 × as fast
 as ``SentenceTransformer.encode`` at its best batch size (benchmarks/README.md).
 
-Found in sentence-transformers 6.2: ``encode`` sorts by characters and counts batches in texts; ``prompts`` holds empty
-strings for both roles when the model's configuration has none; ``trust_remote_code`` must stay off and safetensors must
-be asked for.
+Found in sentence-transformers 6.2: ``encode`` sorts by characters and counts batches in texts. ``prompts`` holds empty
+strings for both roles when the model's configuration has none, and because of that ``encode_document`` overlooks a
+configured "passage" prompt, and both methods the default prompt; here they are used, as the model's author meant.
 """
 
 from __future__ import annotations

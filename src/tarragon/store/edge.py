@@ -18,7 +18,7 @@ import numpy as np
 import qdrant_edge as q
 
 from tarragon.errors import DiskFull, IndexLocked, StorageProblem
-from tarragon.filters import And, Exists, Filter, In, Not, Or, Range, Scalar
+from tarragon.filters import EXACT_INTEGERS, And, Exists, Filter, In, Not, Or, Range, Scalar
 from tarragon.protocols import DenseLeg, LegScores, LexicalLeg, SearchRequest, StoredChunk
 from tarragon.recipe import Language
 from tarragon.types import FloatArray
@@ -30,7 +30,6 @@ HNSW = q.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=10_000)
 """The engine's own defaults. `optimize` builds the graph once a segment holds over 10 MB of vectors (6,600 of 384
 dimensions); below, a scan is as fast (benchmarks/README.md)."""
 
-_EXACT_INTEGERS = 1 << 53
 _PAGE = 1_000
 
 
@@ -187,7 +186,7 @@ def _any(conditions: list[Any]) -> q.Filter:
 def _equals(key: str, value: Scalar) -> q.FieldCondition:
     if isinstance(value, bool):
         return q.FieldCondition(key, match=q.MatchValue(np.bool_(value)))  # type: ignore[arg-type] # see the module
-    if isinstance(value, str) or (isinstance(value, int) and abs(value) > _EXACT_INTEGERS):
+    if isinstance(value, str) or (isinstance(value, int) and abs(value) >= EXACT_INTEGERS):
         return q.FieldCondition(key, match=q.MatchValue(value))
     return q.FieldCondition(key, range=q.RangeFloat(gte=float(value), lte=float(value)))
 

@@ -102,7 +102,7 @@ class IndexFolder:
         self._lock = FileLock(path / "lock", timeout=0)
         if path.exists() and (not path.is_dir() or (not self._is_index() and not self._is_blank())):
             raise NotAnIndex(
-                f"{path} exists and is not a Tarragon index. Name a new folder, such as {path.with_suffix('.tarragon')}",
+                f"{path} exists and is not a Tarragon index. Name a new folder, such as handbook.tarragon",
                 path=path,
             )
 

@@ -1,0 +1,52 @@
+# The two commands a new machine needs: `make demo` and `make test`. Each makes .venv and installs what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DATA ?= ../shared/data
+
+.PHONY: demo test check format evals bench clean
+
+demo: .venv/demo
+	HF_HUB_OFFLINE=1 $(BIN)/python examples/python_docs.py
+
+test: .venv/dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Retrieval quality on BEIR folders; DATA names the folder that holds them.
+evals: .venv/dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/scifact --json evals/results/scifact.json
+	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/squad11-dev --json evals/results/squad11-dev.json
+	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/awsdocs-3k --chunked --json evals/results/awsdocs-3k.json
+
+# Speed against peers in one run; see benchmarks/README.md.
+bench: .venv/dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.chunking $(DATA)/awsdocs-3k/corpus.jsonl
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.encoder
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.ingest $(DATA)/awsdocs-3k/corpus.jsonl --limit-chunks 1000
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.query $(DATA)/awsdocs-3k/corpus.jsonl
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.tarragon
+
+.venv/python:
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/demo: .venv/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[bundled]'
+	touch $@
+
+.venv/dev: .venv/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	touch $@ .venv/demo

@@ -1,0 +1,1 @@
+"""Quality, measured on judged data sets through the public API. See `evals.run`."""

@@ -1,0 +1,264 @@
+"""Score the search on a BEIR folder, through the public API.
+
+    python -m evals.run DATASET_DIR
+    python -m evals.run DATASET_DIR --chunked --legs hybrid --json result.json
+
+By default each document is one text, title first, cut off where the model ends: the protocol of the published scores of
+dense models (SciFact with all-MiniLM-L6-v2: nDCG@10 .645). With ``--chunked`` the corpus is synced as a user would, and
+a document stands where its best chunk stands.
+
+A query that finds nothing, a blank one for instance, counts with 0. Nothing is left out of a ranking: BEIR's own script
+drops a document that has the id of the query, which matters for ArguAna and Quora only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import ir_measures
+from ir_measures import RR, R, nDCG
+
+from evals.beir import DatasetError, Judgements, Questions, corpus_path, read_corpus, read_questions
+from tarragon import Document, Hit, Index, IndexRecipe, SearchRecipe
+from tarragon.errors import TarragonError
+from tarragon.protocols import DenseEncoder
+from tarragon.recipe import Fusion, Language, Mode
+from tarragon.types import FloatArray, IndexStatus
+
+LEGS: dict[str, Mode] = {"dense": "dense", "bm25": "lexical", "hybrid": "hybrid"}
+MEASURES = (nDCG @ 10, R @ 10, R @ 100, RR @ 10)
+
+DOCUMENTS = 100
+"""Documents in a ranking: the deepest measure."""
+
+CHUNKS = 500
+"""Chunks searched for them, where documents have several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        dataset: A BEIR folder.
+        split: Names the judgements.
+        legs: Some of `LEGS`.
+        recipe: The index is built with it; ``chunking`` decides the protocol.
+        search: How to search; ``mode`` is set by the leg, and ``depth`` is at least the number of chunks searched.
+        index: Keep the index here and use it again; None: a temporary one.
+        device: Where the model runs.
+    """
+
+    dataset: Path
+    split: str = "test"
+    legs: tuple[str, ...] = tuple(LEGS)
+    recipe: IndexRecipe = field(default_factory=lambda: IndexRecipe(chunking="whole"))
+    search: SearchRecipe = field(default_factory=SearchRecipe)
+    index: Path | None = None
+    device: str | None = None
+
+
+def evaluate(plan: Plan, encoder: DenseEncoder | None = None) -> dict[str, Any]:
+    """Build or update the index, search it with every leg, and score the rankings.
+
+    Args:
+        plan: What to measure.
+        encoder: Instead of the recipe's model.
+
+    Raises:
+        DatasetError: The folder cannot be read, or a document of it cannot be indexed.
+    """
+    questions = read_questions(plan.dataset, plan.split)
+    seconds: dict[str, float] = {}
+    legs = {}
+    with (
+        _index_folder(plan.index) as folder,
+        Index.open(folder, recipe=plan.recipe, device=plan.device, encoder=encoder) as index,
+    ):
+        with _stopwatch(seconds, "sync"):
+            missing = _sync(index, plan.dataset, questions.judgements)
+        with _stopwatch(seconds, "embed queries"):
+            vectors = _query_vectors(index, plan, questions)
+        for leg in plan.legs:
+            with _stopwatch(seconds, leg):
+                rankings = _search(index, questions.texts, vectors, replace(plan.search, mode=LEGS[leg]))
+            legs[leg] = score(rankings, questions.judgements)
+        return _result(plan, index.status(), len(questions.texts), legs) | {
+            "relevant_but_missing": missing,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        }
+
+
+def _sync(index: Index, dataset: Path, judgements: Judgements) -> int:
+    """Index the corpus; returns how many relevant documents it does not have, which no search can find."""
+    whole = index.recipe.chunking == "whole"
+    known: set[str] = set()
+    documents: list[Document] = []
+    for document in read_corpus(dataset):  # every line is checked before the long work
+        known.add(document.id)
+        if whole:
+            documents.append(document)
+    report = index.sync(documents if whole else corpus_path(dataset))
+    if report.failures:
+        first = report.failures[0]
+        raise DatasetError(
+            f"{report.documents_failed} documents cannot be indexed: {first.document_id}: {first.reason}"
+        )
+    relevant = {id_ for grades in judgements.values() for id_, grade in grades.items() if grade > 0}
+    return len(relevant - known)
+
+
+def _query_vectors(index: Index, plan: Plan, questions: Questions) -> Mapping[str, FloatArray]:
+    """Query id → vector, of all queries in one batch; none if no leg needs them."""
+    if all(LEGS[leg] == "lexical" for leg in plan.legs):
+        return {}
+    embeddings = index.encoder.encode_queries(list(questions.texts.values()), plan.search.query_prompt)
+    return dict(zip(questions.texts, embeddings.vectors, strict=True))
+
+
+def _search(
+    index: Index, queries: Mapping[str, str], vectors: Mapping[str, FloatArray], recipe: SearchRecipe
+) -> dict[str, list[str]]:
+    """Query id → document ids, best first."""
+    k = DOCUMENTS if index.recipe.chunking == "whole" else CHUNKS
+    return {
+        query_id: best_documents(index.search(query, k, recipe=recipe, vector=vectors.get(query_id)))
+        for query_id, query in queries.items()
+    }
+
+
+def best_documents(hits: Iterable[Hit], limit: int = DOCUMENTS) -> list[str]:
+    """Document ids, each where its best chunk stands. The order of the hits is total, so this one is."""
+    return list(dict.fromkeys(hit.document_id for hit in hits))[:limit]
+
+
+def score(rankings: Mapping[str, Sequence[str]], judgements: Judgements) -> dict[str, float]:
+    """The mean of each measure over all judged queries; one without a ranking counts with 0.
+
+    ir-measures sorts a ranking by its scores again, in single precision and ties in its own way. So it is given the
+    ranks, as strictly falling whole numbers, and not the scores.
+    """
+    run = {
+        query_id: {document_id: float(-rank) for rank, document_id in enumerate(ranking)}
+        for query_id, ranking in rankings.items()
+    }
+    values = ir_measures.calc_aggregate(MEASURES, judgements, run)
+    return {str(measure): round(float(values[measure]), 5) for measure in MEASURES}
+
+
+def _result(plan: Plan, status: IndexStatus, queries: int, legs: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    return {
+        "dataset": plan.dataset.resolve().name,
+        "documents": status.documents,
+        "queries": queries,
+        "legs": legs,
+        "chunks": status.chunks,
+        "chunked": plan.recipe.chunking != "whole",
+        "split": plan.split,
+        "model": status.model,
+        "fingerprint": status.fingerprint,
+        "recipe": dict(status.recipe),
+        "search": {"depth": plan.search.depth, "fusion": plan.search.fusion},
+    }
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The measures of each leg in aligned columns, under a line that says of what."""
+    names = [str(measure) for measure in MEASURES]
+    chunks = f"{result['chunks']} chunks, " if result["chunked"] else ""
+    lines = [
+        f"{result['dataset']}: {result['documents']} documents, {chunks}{result['queries']} queries, {result['model']}",
+        "leg     " + "".join(f"{name:>9}" for name in names),
+    ]
+    for leg, values in result["legs"].items():
+        lines.append(f"{leg:8}" + "".join(f"{values[name]:9.4f}" for name in names))
+    if result["relevant_but_missing"]:
+        lines.append(f"{result['relevant_but_missing']} relevant documents are not in the corpus and cannot be found")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _index_folder(path: Path | None) -> Iterator[Path]:
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="tarragon-evals-") as folder:
+        yield Path(folder) / "index.tarragon"
+
+
+@contextmanager
+def _stopwatch(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - started
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run as a command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        result = evaluate(_plan(options))
+        if options.json is not None:
+            options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    except (DatasetError, TarragonError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table(result))
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    recipe = IndexRecipe(
+        model=options.model,
+        chunking="structure" if options.chunked else "whole",
+        chunk_tokens=options.chunk_tokens,
+        language=options.language,
+    )
+    return Plan(
+        dataset=options.dataset,
+        split=options.split,
+        legs=options.legs,
+        recipe=recipe,
+        search=SearchRecipe(depth=options.depth, fusion=options.fusion),
+        index=options.index,
+        device=options.device,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    index, search = IndexRecipe(), SearchRecipe()
+    parser = argparse.ArgumentParser(prog="python -m evals.run", description="Score the search on a BEIR folder.")
+    add = parser.add_argument
+    add("dataset", type=Path, metavar="DATASET_DIR", help="folder with corpus.jsonl, queries.jsonl and qrels/")
+    add("--legs", type=_legs, default=tuple(LEGS), help="comma-separated, of dense,bm25,hybrid; all by default")
+    add("--chunked", action="store_true", help="cut the documents into chunks; a document's score is its best chunk's")
+    add("--split", default="test", help="which judgements: qrels/SPLIT.tsv")
+    add("--json", type=Path, metavar="OUT", help="write the result here")
+    add("--model", help="name or local folder; the bundled one by default")
+    add("--device", help="cpu, cuda, mps; the best there is by default")
+    add("--index", type=Path, metavar="DIR", help="keep the index here, and use it again")
+    add("--language", choices=get_args(Language), default=index.language, help="of the words, for bm25")
+    add("--chunk-tokens", type=int, default=index.chunk_tokens, help="most tokens in a chunk")
+    add("--depth", type=int, default=search.depth, help="candidates of each leg; at least the chunks searched")
+    add("--fusion", choices=get_args(Fusion), default=search.fusion)
+    return parser
+
+
+def _legs(text: str) -> tuple[str, ...]:
+    legs = tuple(text.split(","))
+    if unknown := [leg for leg in legs if leg not in LEGS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(LEGS)}")
+    return legs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

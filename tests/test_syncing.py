@@ -1,0 +1,427 @@
+"""Sync: what is counted, what is embedded, and what a crash or a bad input leaves behind."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import HANDBOOK, write
+
+from tarragon import Document, Index, Progress
+from tarragon.errors import DiskFull, EmptySource, EncodingFailed, InvalidInput, SourceNotFound, TooManyDeletions
+from tarragon.protocols import Embeddings, EncoderInput
+from tarragon.store import edge, ledger
+from tarragon.testing import WordEncoder
+from tarragon.types import SyncReport
+
+
+def counts(report: SyncReport) -> dict[str, int]:
+    """The counts that are not zero, without the word ``documents_``."""
+    names = ("added", "changed", "unchanged", "deleted", "failed")
+    found = {name: getattr(report, f"documents_{name}") for name in names}
+    found |= {name: getattr(report, f"chunks_{name}") for name in ("embedded", "reused")}
+    return {name: count for name, count in found.items() if count}
+
+
+def contents(index: Index) -> dict[str, tuple[Any, ...]]:
+    """Everything stored: chunk id → payload and vector. Equal for equal indexes."""
+    store = index._version.store  # type: ignore[union-attr]
+    ids = list(store.ids())
+    vectors = store.vectors(ids)
+    return {str(id_): (payload, vectors[id_].tolist()) for id_, payload in store.payloads(ids).items()}
+
+
+def fresh(tmp_path: Path, source: Any, encoder: WordEncoder) -> dict[str, tuple[Any, ...]]:
+    """What an index built anew from this source holds."""
+    with Index.open(tmp_path / f"fresh-{random.random()}", encoder=encoder) as index:
+        index.sync(source)
+        return contents(index)
+
+
+# --- counting and reusing ---------------------------------------------------------------------------------------------
+def test_a_second_sync_embeds_and_writes_nothing(index: Index, handbook: Path, words: WordEncoder) -> None:
+    first = index.sync(handbook)
+    assert counts(first) == {"added": 3, "embedded": 6}
+    assert first.characters_embedded > 400
+    assert first.tokens_embedded > 80
+    before, encoded = contents(index), words.documents_encoded
+    assert counts(index.sync(handbook)) == {"unchanged": 3}
+    assert words.documents_encoded == encoded == 6
+    assert contents(index) == before
+
+
+def test_unchanged_files_are_not_even_read(index: Index, handbook: Path) -> None:
+    index.sync(handbook)
+    for path in handbook.rglob("*.md"):
+        path.chmod(0)
+    reads: list[str] = []
+    from tarragon.sources import file as file_module
+
+    original = file_module.load_file
+    try:
+        file_module.load_file = lambda path, *rest, **named: reads.append(path) or original(path, *rest, **named)  # type: ignore[func-returns-value]
+        assert counts(index.sync(handbook)) == {"unchanged": 3}
+        assert reads == []
+        path = write(handbook / "guide/oncall.txt", "Now somebody else is on call.")
+        assert counts(index.sync(handbook)) == {"unchanged": 2, "changed": 1, "embedded": 1}
+        assert reads == [str(path)]
+    finally:
+        file_module.load_file = original
+
+
+def test_an_edit_embeds_only_the_changed_passage(tmp_path: Path, index: Index, handbook: Path, words: WordEncoder) -> None:
+    index.sync(handbook)
+    text = HANDBOOK["keys.md"].replace("within five minutes", "at once")
+    write(handbook / "keys.md", text)
+    report = index.sync(handbook)
+    assert counts(report) == {"changed": 1, "unchanged": 2, "embedded": 1, "reused": 2}
+    assert report.chunks_deleted == 1
+    assert contents(index) == fresh(tmp_path, handbook, words)
+
+
+def test_text_that_moves_keeps_its_vector_and_gets_its_new_span(
+    tmp_path: Path, index: Index, handbook: Path, words: WordEncoder
+) -> None:
+    index.sync(handbook)
+    before = {hit.text: hit for hit in index.search("revoke a key", k=50)}
+    write(handbook / "keys.md", HANDBOOK["keys.md"].replace("## Rotate", "## New\n\nInserted.\n\n## Rotate"))
+    report = index.sync(handbook)
+    assert counts(report) == {"changed": 1, "unchanged": 2, "embedded": 1, "reused": 3}
+    after = {hit.text: hit for hit in index.search("revoke a key", k=50)}
+    moved = next(text for text in before if text.startswith("## Revoke"))
+    assert after[moved].chunk_id == before[moved].chunk_id
+    assert after[moved].start == before[moved].start + len("## New\n\nInserted.\n\n")
+    assert contents(index) == fresh(tmp_path, handbook, words)
+
+
+def test_renamed_and_copied_files_embed_nothing(tmp_path: Path, index: Index, handbook: Path, words: WordEncoder) -> None:
+    index.sync(handbook)
+    (handbook / "keys.md").rename(handbook / "guide" / "signing.md")
+    write(handbook / "copy.md", HANDBOOK["backup.md"])
+    report = index.sync(handbook)
+    assert counts(report) == {"added": 2, "deleted": 1, "unchanged": 2, "reused": 5}
+    assert report.tokens_embedded == report.characters_embedded == 0
+    assert contents(index) == fresh(tmp_path, handbook, words)
+
+
+def test_deleting_one_of_two_equal_documents_keeps_the_other(index: Index) -> None:
+    index.sync([Document("a", "The same text."), Document("b", "The same text.")])
+    index.sync([Document("b", "The same text.")])
+    assert [hit.document_id for hit in index.search("same text")] == ["b"]
+
+
+def test_changed_metadata_is_written_without_embedding(index: Index) -> None:
+    index.sync([Document("a", "A text.", {"v": 1, "old": True})])
+    report = index.sync([Document("a", "A text.", {"v": 2})])
+    assert counts(report) == {"changed": 1, "reused": 1}
+    assert index.search("text")[0].metadata == {"v": 2}
+    assert index.search("text", filter={"old": True}) == []
+
+
+def test_repeated_passages_in_one_document_are_all_kept(index: Index) -> None:
+    text = "# A\n\nSame words.\n\n# A\n\nSame words.\n"
+    report = index.sync([Document("a.md", text)])
+    assert counts(report) == {"added": 1, "embedded": 1, "reused": 1}
+    assert [(hit.start, text[hit.start : hit.end]) for hit in index.search("same words", k=5)] != []
+    assert {hit.start for hit in index.search("same words", k=5)} == {0, text.rindex("# A")}
+
+
+def test_random_histories_end_as_a_fresh_build_does(tmp_path: Path, index: Index, words: WordEncoder) -> None:
+    chance = random.Random(7)
+    folder = tmp_path / "docs"
+    sentences = [f"Sentence {n} speaks of {word}." for n, word in enumerate("keys locks doors walls roofs stairs".split())]
+    for step in range(25):
+        for _ in range(chance.randint(1, 4)):
+            path = folder / f"{chance.randint(0, 5)}.md"
+            if path.exists() and chance.random() < 0.3:
+                path.unlink()
+            else:
+                parts = [f"# {chance.choice('ABC')}\n\n{' '.join(chance.sample(sentences, 2))}\n\n" for _ in range(3)]
+                write(path, "".join(parts))
+        if not any(folder.glob("*.md")):
+            write(folder / "0.md", sentences[0])
+        index.sync(folder, max_delete=1.0)
+        assert contents(index) == fresh(tmp_path, folder, words), f"step {step}"
+        assert counts(index.sync(folder)) == {"unchanged": len(list(folder.glob("*.md")))}
+
+
+def test_namespaces_keep_sources_apart(index: Index, handbook: Path, tmp_path: Path) -> None:
+    write(tmp_path / "wiki" / "wiki.md", "# Wiki\n\nSomething else.\n")
+    index.sync(handbook)
+    index.sync(tmp_path / "wiki", namespace="wiki")
+    assert index.status().documents == 4
+    assert counts(index.sync(handbook)) == {"unchanged": 3}
+    report = index.sync(tmp_path / "wiki")
+    assert report.documents_failed == 1, "the id belongs to the namespace wiki"
+    assert "namespace 'wiki'" in report.failures[0].reason
+    assert index.status().documents == 1 + report.documents_unchanged
+
+
+# --- guards -----------------------------------------------------------------------------------------------------------
+def test_a_source_that_has_become_empty_is_refused(index: Index, handbook: Path) -> None:
+    index.sync(handbook)
+    with pytest.raises(EmptySource, match=r"3 from it.*--max-delete 1.0"):
+        index.sync([])
+    for path in sorted(handbook.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    write(handbook / ".hidden", "x")
+    with pytest.raises(EmptySource, match="1 hidden"):
+        index.sync(handbook)
+    assert index.status().documents == 3
+    assert counts(index.sync([], max_delete=1.0)) == {"deleted": 3}
+    assert index.search("key") == []
+
+
+def test_an_empty_folder_is_fine_for_a_new_index(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert counts(index.sync(tmp_path / "empty")) == {}
+    assert index.search("key") == []
+    with pytest.raises(SourceNotFound, match="nowhere"):
+        index.sync(tmp_path / "nowhere")
+
+
+def test_many_deletions_need_a_word(index: Index) -> None:
+    documents = [Document(f"{n:02}", f"Text {n}.") for n in range(40)]
+    index.sync(documents)
+    with pytest.raises(TooManyDeletions, match=r"20 of 40 .*20, 21, 22.*max_delete") as caught:
+        index.sync(documents[:20])
+    assert caught.value.data == {"deletions": 20, "documents": 40}
+    assert index.status().documents == 40
+    assert counts(index.sync(documents[:20], prune=False)) == {"unchanged": 20}
+    assert counts(index.sync(documents[:20], max_delete=0.5)) == {"unchanged": 20, "deleted": 20}
+    with pytest.raises(InvalidInput, match="max_delete=20"):
+        index.sync(documents, max_delete=20)
+
+
+# --- bad documents ----------------------------------------------------------------------------------------------------
+def test_bad_files_are_reported_and_the_others_indexed(index: Index, handbook: Path) -> None:
+    index.sync(handbook)
+    write(handbook / "backup.md", b"\xfa\xfb broken")
+    write(handbook / "latin.txt", "Übergröße".encode("latin-1"))
+    write(handbook / "large.txt", "x" * 2_000)
+    write(handbook / "image.png", b"\x89PNG\r\n\0\0")
+    write(handbook / "new.md", "# New\n\nStill indexed.\n")
+    report = index.sync(handbook, max_bytes=1_500)
+    assert counts(report) == {"added": 1, "unchanged": 2, "failed": 3, "embedded": 1}
+    assert dict(report.files_skipped) == {"binary": 1}
+    assert [failure.document_id for failure in report.failures] == ["backup.md", "large.txt", "latin.txt"]
+    assert "max_bytes" in report.failures[1].reason
+    assert "UTF-8 at byte 0" in report.failures[2].reason
+    assert index.search("restore from cold")[0].document_id == "backup.md", "its former text is still served"
+    assert {failure.document_id for failure in index.status().failures} == {"backup.md", "large.txt", "latin.txt"}
+    write(handbook / "backup.md", HANDBOOK["backup.md"])
+    (handbook / "large.txt").unlink()
+    write(handbook / "latin.txt", "Übergröße")
+    assert counts(index.sync(handbook)) == {"added": 1, "unchanged": 4, "embedded": 1}
+    assert index.status().failures == ()
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        (Document("", "text"), "id"),
+        (Document("x", "text", {"when": object()}), "metadata.when"),
+        (Document("x", "text", {"n": float("nan")}), "nan"),
+        (Document("x", "text", {"n": 2**70}), "64 bits"),
+        (Document("x", "text", {1: "a"}), "key 1"),  # type: ignore[dict-item]
+        (Document("x", "a \ud800 b"), "surrogate at character 2"),
+        (Document("x", None), "NoneType"),  # type: ignore[arg-type]
+        (Document("x", "text", format="docx"), "docx"),  # type: ignore[arg-type]
+    ],
+)
+def test_documents_that_cannot_be_stored_fail_alone(index: Index, document: Document, reason: str) -> None:
+    report = index.sync([Document("good", "A good text."), document])
+    assert counts(report) == {"added": 1, "failed": 1, "embedded": 1}
+    assert reason in report.failures[0].reason
+    assert [hit.document_id for hit in index.search("good text")] == ["good"]
+
+
+def test_the_second_document_of_one_id_fails(index: Index) -> None:
+    report = index.sync([Document("a", "First."), Document("a", "Second.")])
+    assert counts(report) == {"added": 1, "failed": 1, "embedded": 1}
+    assert index.search("first second")[0].text == "First."
+
+
+def test_an_unreadable_folder_does_not_delete_what_is_below(index: Index, handbook: Path) -> None:
+    from tarragon.protocols import SourceItem
+    from tarragon.sources import FolderSource
+    from tarragon.sources.reading import unreadable
+
+    index.sync(handbook)
+
+    class Hidden(FolderSource):
+        def items(self) -> Iterator[SourceItem]:
+            kept = (item for item in super().items() if not item.document_id.startswith("guide/"))
+            return iter([*kept, unreadable("guide/", "guide: permission denied", path="guide", hides="guide/")])
+
+    report = index.sync(Hidden(handbook))
+    assert counts(report) == {"unchanged": 2, "failed": 1}
+    assert index.search("engineer on call")[0].document_id == "guide/oncall.txt"
+
+
+def test_a_blank_document_is_indexed_with_no_passage(index: Index) -> None:
+    assert counts(index.sync([Document("blank", " \n\n"), Document("a", "Text.")])) == {"added": 2, "embedded": 1}
+    assert counts(index.sync([Document("blank", " \n\n"), Document("a", "Text.")])) == {"unchanged": 2}
+
+
+def test_a_line_of_two_million_characters_without_a_space(index: Index) -> None:
+    report = index.sync([Document("long", "x" * 2_000_000), Document("a", "Find me.")])
+    assert counts(report)["added"] == 2
+    assert index.search("find me", k=1)[0].document_id == "a"
+
+
+def test_what_the_model_cannot_take_is_counted(tmp_path: Path) -> None:
+    from tarragon import IndexRecipe
+
+    with Index.open(tmp_path / "i", encoder=WordEncoder(max_tokens=20), recipe=IndexRecipe(chunking="whole")) as index:
+        report = index.sync([Document("a", "word " * 50)])
+    assert (report.tokens_embedded, report.tokens_truncated) == (20, 30)
+
+
+# --- encoders that misbehave ------------------------------------------------------------------------------------------
+class Misbehaving(WordEncoder):
+    """Returns what `spoil` makes of its vectors."""
+
+    def __init__(self, spoil: Callable[[Sequence[EncoderInput], np.ndarray], np.ndarray]) -> None:
+        super().__init__()
+        self._spoil = spoil
+
+    def encode_documents(self, inputs: Sequence[EncoderInput]) -> Embeddings:
+        good = super().encode_documents(inputs)
+        return Embeddings(self._spoil(inputs, good.vectors), good.tokens, good.truncated)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_passage_the_model_gives_nan_for_fails_its_document_only(tmp_path: Path, handbook: Path, poison: float) -> None:
+    def spoil(inputs: Sequence[EncoderInput], vectors: np.ndarray) -> np.ndarray:
+        vectors[[i for i, item in enumerate(inputs) if "poison" in item.text], 3] = poison
+        return vectors
+
+    with Index.open(tmp_path / "i", encoder=Misbehaving(spoil)) as index:
+        index.sync(handbook)
+        write(handbook / "keys.md", HANDBOOK["keys.md"] + "\n## More\n\nThis is poison.\n")
+        write(handbook / "new.md", "A new one.")
+        report = index.sync(handbook)
+        assert counts(report) == {"added": 1, "unchanged": 2, "failed": 1, "embedded": 2}
+        assert report.failures[0].document_id == "keys.md"
+        assert "NaN" in report.failures[0].reason
+        assert index.search("rotate the key")[0].document_id == "keys.md"
+        write(handbook / "keys.md", HANDBOOK["keys.md"])
+        assert counts(index.sync(handbook))["unchanged"] == 4
+
+
+def test_vectors_of_the_wrong_shape_stop_the_sync_and_leave_the_index_whole(tmp_path: Path, handbook: Path) -> None:
+    wrong = False
+
+    def spoil(inputs: Sequence[EncoderInput], vectors: np.ndarray) -> np.ndarray:
+        return vectors[:, :10] if wrong else vectors
+
+    with Index.open(tmp_path / "i", encoder=Misbehaving(spoil)) as index:
+        index.sync(handbook)
+        write(handbook / "new.md", "A new one.")
+        wrong = True
+        with pytest.raises(EncodingFailed, match=r"\(1, 10\).*\(1, 64\)"):
+            index.sync(handbook)
+        assert index.status().documents == 3
+        assert index.search("rotate the key")
+        wrong = False
+        assert counts(index.sync(handbook)) == {"unchanged": 3, "added": 1, "embedded": 1}
+
+
+# --- interruptions ----------------------------------------------------------------------------------------------------
+STEPS = [
+    (ledger.Ledger, "intend"),
+    (edge.EdgeStore, "upsert"),
+    (edge.EdgeStore, "set_payload"),
+    (edge.EdgeStore, "delete"),
+    (ledger.Ledger, "commit"),
+    (ledger.Ledger, "intend_deletion"),
+    (ledger.Ledger, "commit_deletion"),
+]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("owner", "step"), STEPS, ids=[step for _, step in STEPS])
+def test_an_interruption_at_any_write_is_completed_by_the_next_sync(
+    tmp_path: Path, handbook: Path, words: WordEncoder, monkeypatch: pytest.MonkeyPatch, owner: type, step: str, after: bool
+) -> None:
+    path = tmp_path / "i.tarragon"
+    with Index.open(path, encoder=words) as index:
+        index.sync(handbook)
+    write(handbook / "keys.md", "# Preface\n\nHello.\n\n" + HANDBOOK["keys.md"].replace("five minutes", "one"))
+    write(handbook / "new.md", "# New\n\nA new one.\n")
+    (handbook / "backup.md").unlink()
+    original = getattr(owner, step)
+
+    def fused(self: object, *values: object) -> None:
+        if after:
+            original(self, *values)
+        raise KeyboardInterrupt
+
+    with Index.open(path, encoder=words) as index:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, step, fused)
+            index.sync(handbook)
+        assert index.search("rotate the signing key"), "it still answers"
+    with Index.open(path, encoder=words) as index:
+        index.sync(handbook)
+        assert contents(index) == fresh(tmp_path, handbook, words)
+        assert counts(index.sync(handbook)) == {"unchanged": 3}
+        assert index.status().unfinished == 0
+
+
+def test_a_version_left_half_made_is_replaced(tmp_path: Path, handbook: Path, words: WordEncoder) -> None:
+    leftover = write(tmp_path / "i.tarragon" / "versions" / "v1" / "shard" / "junk", "x")
+    with Index.open(tmp_path / "i.tarragon", encoder=words) as index:
+        index.sync(handbook)
+        assert index.search("rotate")
+    assert not leftover.exists()
+
+
+def test_too_little_disk_stops_before_writing(
+    index: Index, handbook: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.sync(handbook)
+    write(handbook / "new.md", "A new one.")
+    monkeypatch.setattr("tarragon.index.DISK_MARGIN", 1 << 60)
+    with pytest.raises(DiskFull, match="MiB of free disk"):
+        index.sync(handbook)
+    assert index.search("rotate")
+    assert index.status().documents == 3
+    monkeypatch.undo()
+    assert counts(index.sync(handbook)) == {"unchanged": 3, "added": 1, "embedded": 1}
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+def test_progress_is_told_and_bounded_windows_are_used(
+    index: Index, words: WordEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tarragon.syncing.WINDOW_CHARACTERS", 50)
+    sizes: list[int] = []
+    encode = words.encode_documents
+
+    def watched(inputs: Sequence[EncoderInput]) -> Embeddings:
+        sizes.append(sum(len(item.text) for item in inputs))
+        return encode(inputs)
+
+    monkeypatch.setattr(words, "encode_documents", watched)
+    steps: list[Progress] = []
+    index.sync([Document(f"{n}", f"This is text number {n}.") for n in range(20)], progress=steps.append)
+    assert steps[-1].documents == steps[-1].documents_total == 20
+    assert steps[-1].chunks_embedded == 20
+    assert [step.documents for step in steps] == sorted(step.documents for step in steps)
+    assert len(sizes) > 5
+    assert max(sizes) < 50 + 30
+
+
+def test_any_iterable_of_documents_is_a_source(index: Index) -> None:
+    def generate() -> Iterable[Document]:
+        yield Document("a", "From a generator.")
+
+    assert counts(index.sync(generate())) == {"added": 1, "embedded": 1}
+    with pytest.raises(InvalidInput, match="int"):
+        index.sync([3])  # type: ignore[list-item]
