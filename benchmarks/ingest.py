@@ -2,9 +2,9 @@
 
     python -m benchmarks.ingest SOURCE [--limit-chunks N] [--repeats R]
 
-Ours reads, chunks, embeds and stores a folder or a ``.jsonl`` file into a new index. The peer only embeds, and is given
-the finished chunk texts (each distinct text once, as ours embeds it): the same weights on the same device, at the default
-batch size and at the best of several.
+Ours reads, chunks, embeds and stores a folder or a ``.jsonl`` file into a new index, with the model loaded already. The
+peer only embeds, and is given the finished chunk texts (each distinct text once, as ours embeds it): with the same
+weights on the same device, at its default batch size and at the best of several, found on a sample.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def load_peers(model: str | None, device: str, batches: Sequence[int], prompt: s
     path = str(bundled_model_path()) if model in (None, BUNDLED) else str(model)
     dtypes = ["float32", "bfloat16"] if device.startswith("cuda") else ["float32"]
     peers = []
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for dtype in dtypes:
         settings = {"use_safetensors": True, "dtype": getattr(torch, dtype)}
         loaded = SentenceTransformer(path, device=device, trust_remote_code=False, model_kwargs=settings)

@@ -43,6 +43,8 @@ def publish(result: Mapping[str, Any], text: str, path: Path | None) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
     hardware = " + ".join(part for part in (machine["cpu"], machine["gpu"]) if part)
     print(text)
-    print(f"\n{hardware}, {machine['cores']} cores, {machine['threads']} threads; Python {machine['python']}, {versions}")
+    print(
+        f"\n{hardware}, {machine['cores']} cores, {machine['threads']} threads; Python {machine['python']}, {versions}"
+    )
     if path is not None:
         path.write_text(json.dumps({**result, "machine": machine}, indent=2) + "\n", encoding="utf-8")

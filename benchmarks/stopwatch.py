@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ class Stopwatch:
     """Seconds by label."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def call(self, label: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the function; its time goes to the label."""

@@ -1,7 +1,7 @@
 """Timing alternatives fairly: interleaved, so that a machine that slows down slows all of them down.
 
-Round by round the order turns around, A B · B A · A B · B A, so that over an even number of rounds each alternative is as
-often first as last. A ratio is taken within a round, between neighbours in time, and its median, least and greatest
+Round by round the order turns around, A B · B A · A B · B A, so that over an even number of rounds each alternative is
+as often first as last. A ratio is taken within a round, between neighbours in time, and its median, least and greatest
 value over the rounds are reported.
 """
 

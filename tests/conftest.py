@@ -38,7 +38,7 @@ The database is copied every night to cold storage.
 
 Stop the writers, then run `restore --from cold`. It takes about an hour for each terabyte.
 """,
-    "guide/oncall.txt": "The engineer on call answers pages within ten minutes.\n\nHand over at noon, never at night.\n",
+    "guide/oncall.txt": "The engineer on call answers pages within ten minutes.\n\nHand over at noon.\n",
 }
 
 

@@ -80,7 +80,9 @@ def test_the_view_for_people_tells_counts_places_and_failures(
 
 def test_options_reach_the_index(capsys: pytest.CaptureFixture[str], handbook: Path, tmp_path: Path) -> None:
     index = tmp_path / "i.tarragon"
-    _, report = run_json(capsys, "sync", index, handbook, "--include", "*.md", "--exclude", "back*", "--chunk-tokens", 32)
+    _, report = run_json(
+        capsys, "sync", index, handbook, "--include", "*.md", "--exclude", "back*", "--chunk-tokens", 32
+    )
     assert (report["documents_added"], report["files_skipped"]) == (1, {"excluded": 2})
     _, status = run_json(capsys, "status", index)
     assert status["recipe"]["chunk_tokens"] == 32
@@ -163,7 +165,9 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(
     import textwrap
 
     for number in range(40):
-        write(tmp_path / "docs" / f"{number:02}.md", f"# Page {number}\n\nThis page speaks of matter number {number}.\n")
+        write(
+            tmp_path / "docs" / f"{number:02}.md", f"# Page {number}\n\nThis page speaks of matter number {number}.\n"
+        )
     index = tmp_path / "i.tarragon"
     command = [sys.executable, "-c", textwrap.dedent(SLOW), "sync", str(index), str(tmp_path / "docs"), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -24,9 +24,9 @@ from tarragon.errors import (
     RecipeMismatch,
     StorageProblem,
 )
-from tarragon.index import read_status
 from tarragon.protocols import DenseEncoder
 from tarragon.searching import TruncatedQuery
+from tarragon.status import read_status
 from tarragon.testing import WordEncoder
 
 
@@ -335,5 +335,3 @@ def test_optimize_keeps_the_answers(tmp_path: Path, words: WordEncoder) -> None:
     for old, new in zip(before, after, strict=True):
         assert [hit.chunk_id for hit in new] == [hit.chunk_id for hit in old]
         assert np.allclose([hit.score for hit in new], [hit.score for hit in old], atol=1e-5)
-
-

@@ -57,7 +57,9 @@ def test_the_public_names_are_few_sorted_and_documented() -> None:
 
 
 def test_every_error_is_in_the_tree_that_the_module_draws() -> None:
-    classes = {name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__}
+    classes = {
+        name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == errors.__name__
+    }
     drawn = set(re.findall(r"^(?:[│├└─ ]*)(\w+)", errors.__doc__ or "", re.MULTILINE)) & classes
     assert drawn == classes
     for name in classes:
@@ -77,6 +79,10 @@ def test_the_layers_hold() -> None:
 
 def test_the_architecture_page_names_every_room() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
-    rooms = {path.stem for path in (ROOT / "src" / "tarragon").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    rooms = {
+        path.stem
+        for path in (ROOT / "src" / "tarragon").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     missing = {room for room in rooms - {"__init__"} if not re.search(rf"\b{room}\b", page)}
     assert missing == set()

@@ -73,7 +73,9 @@ def test_unchanged_files_are_not_even_read(index: Index, handbook: Path) -> None
         file_module.load_file = original
 
 
-def test_an_edit_embeds_only_the_changed_passage(tmp_path: Path, index: Index, handbook: Path, words: WordEncoder) -> None:
+def test_an_edit_embeds_only_the_changed_passage(
+    tmp_path: Path, index: Index, handbook: Path, words: WordEncoder
+) -> None:
     index.sync(handbook)
     text = HANDBOOK["keys.md"].replace("within five minutes", "at once")
     write(handbook / "keys.md", text)
@@ -98,7 +100,9 @@ def test_text_that_moves_keeps_its_vector_and_gets_its_new_span(
     assert contents(index) == fresh(tmp_path, handbook, words)
 
 
-def test_renamed_and_copied_files_embed_nothing(tmp_path: Path, index: Index, handbook: Path, words: WordEncoder) -> None:
+def test_renamed_and_copied_files_embed_nothing(
+    tmp_path: Path, index: Index, handbook: Path, words: WordEncoder
+) -> None:
     index.sync(handbook)
     (handbook / "keys.md").rename(handbook / "guide" / "signing.md")
     write(handbook / "copy.md", HANDBOOK["backup.md"])
@@ -133,7 +137,10 @@ def test_repeated_passages_in_one_document_are_all_kept(index: Index) -> None:
 def test_random_histories_end_as_a_fresh_build_does(tmp_path: Path, index: Index, words: WordEncoder) -> None:
     chance = random.Random(7)
     folder = tmp_path / "docs"
-    sentences = [f"Sentence {n} speaks of {word}." for n, word in enumerate("keys locks doors walls roofs stairs".split())]
+    sentences = [
+        f"Sentence {n} speaks of {word}."
+        for n, word in enumerate(["keys", "locks", "doors", "walls", "roofs"])
+    ]
     for step in range(25):
         for _ in range(chance.randint(1, 4)):
             path = folder / f"{chance.randint(0, 5)}.md"
@@ -296,7 +303,9 @@ class Misbehaving(WordEncoder):
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_passage_the_model_gives_nan_for_fails_its_document_only(tmp_path: Path, handbook: Path, poison: float) -> None:
+def test_a_passage_the_model_gives_nan_for_fails_its_document_only(
+    tmp_path: Path, handbook: Path, poison: float
+) -> None:
     def spoil(inputs: Sequence[EncoderInput], vectors: np.ndarray) -> np.ndarray:
         vectors[[i for i, item in enumerate(inputs) if "poison" in item.text], 3] = poison
         return vectors
@@ -347,7 +356,13 @@ STEPS = [
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(("owner", "step"), STEPS, ids=[step for _, step in STEPS])
 def test_an_interruption_at_any_write_is_completed_by_the_next_sync(
-    tmp_path: Path, handbook: Path, words: WordEncoder, monkeypatch: pytest.MonkeyPatch, owner: type, step: str, after: bool
+    tmp_path: Path,
+    handbook: Path,
+    words: WordEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    step: str,
+    after: bool,
 ) -> None:
     path = tmp_path / "i.tarragon"
     with Index.open(path, encoder=words) as index:
@@ -382,9 +397,7 @@ def test_a_version_left_half_made_is_replaced(tmp_path: Path, handbook: Path, wo
     assert not leftover.exists()
 
 
-def test_too_little_disk_stops_before_writing(
-    index: Index, handbook: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_disk_stops_before_writing(index: Index, handbook: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index.sync(handbook)
     write(handbook / "new.md", "A new one.")
     monkeypatch.setattr("tarragon.index.DISK_MARGIN", 1 << 60)

@@ -14,9 +14,10 @@ from typing import Any, get_args
 
 from tarragon import __version__
 from tarragon.errors import InvalidFilter, TarragonError
-from tarragon.index import MAX_DELETE, Index, read_status
+from tarragon.index import MAX_DELETE, Index
 from tarragon.recipe import Chunking, IndexRecipe, Language, Mode
 from tarragon.sources import DEFAULT_MAX_BYTES
+from tarragon.status import read_status
 from tarragon.types import Hit, IndexStatus, SyncReport
 
 SOME_FAILED, INTERRUPTED = 3, 130

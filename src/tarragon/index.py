@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tarragon.chunking import Chunker
-from tarragon.encoders.bundled import bundled_model_path
-from tarragon.errors import IndexNotFound, InvalidInput, MissingDependency, RecipeMismatch
+from tarragon.encoders.loading import load_encoder
+from tarragon.errors import InvalidInput, RecipeMismatch
 from tarragon.filters import parse
 from tarragon.progress import progress_bar
 from tarragon.protocols import DenseEncoder, Source
-from tarragon.recipe import BUNDLED, IndexRecipe, Mode, SearchRecipe
+from tarragon.recipe import IndexRecipe, Mode, SearchRecipe
 from tarragon.searching import build_request, embed_queries, search
 from tarragon.sources import DEFAULT_MAX_BYTES, open_source
 from tarragon.sources.formats import format_of
+from tarragon.status import local_path, read_status, require_index
 from tarragon.store.embedded import EmbeddedIndex, OpenVersion, attach
 from tarragon.store.folder import Contract, IndexFolder
 from tarragon.syncing import Sync, SyncOptions
-from tarragon.types import Document, Failure, FloatArray, Hit, IndexStatus, Progress, SyncReport
+from tarragon.types import Document, FloatArray, Hit, IndexStatus, Progress, SyncReport
 
 MAX_DELETE = 0.2
 """Largest share of the documents that a sync deletes without being told to."""
@@ -74,9 +74,9 @@ class Index:
             IndexLocked: Another process has it open.
             RecipeMismatch: It was built with other settings.
         """
-        folder = _local_path(path)
+        folder = local_path(path)
         if not create:
-            _require_index(folder)
+            require_index(folder)
         embedded = attach(folder)
         try:
             built = embedded.folder.serving() if folder.exists() else None
@@ -102,7 +102,7 @@ class Index:
     ) -> SyncReport:
         """Make the index hold what the source holds: add, change and delete, embedding only texts that are new.
 
-        Can be interrupted at any point; running it again completes it. What fails is reported and does not stop the rest.
+        Can be interrupted at any point; running it again completes it. What fails is reported and stops nothing else.
 
         Args:
             source: A folder, a JSONL file, another single file, or `Document` objects.
@@ -176,16 +176,16 @@ class Index:
         """
         settings = _search_settings(recipe, mode)
         condition = parse(filter) if filter is not None else None
+        if k < 0:
+            raise InvalidInput(f"k={k} must not be negative", k=k)
         version = self._version
-        request = build_request(query, vector, k, condition, settings)
         if version is None or not query.strip() or k == 0:
             return []
-        if settings.mode != "lexical" and vector is None:
-            vector = embed_queries(self._checked_encoder(version.contract), [query], settings)[0]
         if settings.mode == "lexical":
             vector = None
-        request = build_request(query, vector, k, condition, settings)
-        return search(version.store, request, k, settings)
+        elif vector is None:
+            vector = embed_queries(self._checked_encoder(version.contract), [query], settings)[0]
+        return search(version.store, build_request(query, vector, k, condition, settings), k, settings)
 
     def status(self) -> IndexStatus:
         """What the index holds."""
@@ -248,72 +248,6 @@ class Index:
         self.close()
 
 
-def read_status(path: str | os.PathLike[str], *, create: bool = True) -> IndexStatus:
-    """What the index at this path holds. Only looks: works while another process has it open.
-
-    Raises:
-        IndexNotFound: There is none and ``create`` is False.
-        NotAnIndex: The path holds something else.
-    """
-    if not create:
-        _require_index(_local_path(path))
-    folder = IndexFolder(_local_path(path))
-    version = folder.serving() if folder.path.exists() else None
-    if version is None:
-        return IndexStatus(str(folder.path))
-    ledger = version.ledger(readonly=True)
-    try:
-        documents, chunks, unfinished = ledger.counts()
-        failed = sorted(record for record in ledger.documents().items() if record[1].failure)
-    finally:
-        ledger.close()
-    contract = version.contract
-    return IndexStatus(
-        path=str(folder.path),
-        version=version.name,
-        documents=documents,
-        chunks=chunks,
-        failures=tuple(Failure(name, record.failure or "") for name, record in failed),
-        unfinished=unfinished,
-        model=contract.model,
-        fingerprint=contract.fingerprint,
-        dimensions=contract.dimensions,
-        recipe=contract.recipe.to_dict(),
-        bytes=folder.size(),
-    )
-
-
-def load_encoder(recipe: IndexRecipe, device: str | None) -> DenseEncoder:
-    """The recipe's model.
-
-    Raises:
-        MissingDependency: sentence-transformers is not installed.
-        ModelNotFound: No model is named and there is no bundled one, or the named one cannot be loaded.
-        DeviceUnavailable: The device is not there.
-    """
-    if recipe.model in (None, BUNDLED):
-        bundled_model_path()
-    if find_spec("sentence_transformers") is None:
-        raise MissingDependency("models run on sentence-transformers: pip install 'tarragon[sentence-transformers]'")
-    from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
-
-    return SentenceTransformerEncoder(
-        recipe.model, device=device, document_prompt=recipe.document_prompt, dimensions=recipe.dimensions
-    )
-
-
-def _local_path(path: str | os.PathLike[str]) -> Path:
-    text = os.fspath(path)
-    if "://" in text:
-        raise InvalidInput(f"{text}: an index is a folder; Qdrant servers are not supported yet", path=text)
-    return Path(text).expanduser()
-
-
-def _require_index(path: Path) -> None:
-    if not path.exists() or IndexFolder(path).serving() is None:
-        raise IndexNotFound(f"no index at {path} (in {Path.cwd()}). Make one: tarragon sync {path} FOLDER", path=path)
-
-
 def _agreed(wanted: IndexRecipe | None, built: IndexRecipe, path: Path) -> IndexRecipe:
     """The recipe to use for an existing index: its own, with the model as named by the caller.
 
@@ -326,8 +260,8 @@ def _agreed(wanted: IndexRecipe | None, built: IndexRecipe, path: Path) -> Index
     if differing:
         changes = "; ".join(f"{name} is {old[name]!r}, not {new[name]!r}" for name in differing)
         raise RecipeMismatch(
-            f"{path} was built with other settings: {changes}. Leave the recipe out to use the index as it is, or sync a "
-            "new index with the new recipe",
+            f"{path} was built with other settings: {changes}. Leave the recipe out to use the index as it is, or "
+            "sync a new index with the new recipe",
             path=path,
             differing=differing,
         )
@@ -339,8 +273,8 @@ def _other_space(built: Contract, given: Contract) -> RecipeMismatch:
     differing = sorted(name for name in names if built.identity.get(name) != given.identity.get(name))
     return RecipeMismatch(
         f"the index holds vectors of {built.model} ({built.fingerprint[:12]}), and {given.model} makes others "
-        f"({given.fingerprint[:12]}); they differ in {', '.join(differing)}. Open it with the model it was built with, or "
-        "sync a new index",
+        f"({given.fingerprint[:12]}); they differ in {', '.join(differing)}. Open it with the model it was built "
+        "with, or sync a new index",
         built=built.fingerprint,
         given=given.fingerprint,
         differing=differing,

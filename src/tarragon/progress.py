@@ -16,7 +16,7 @@ def progress_bar(progress: bool | Callback | None) -> Iterator[Callback]:
     """What to call after each step.
 
     Args:
-        progress: A callback is used as it is; True shows a bar on stderr, False nothing, None a bar if it is a terminal.
+        progress: A callback is used as it is; True shows a bar on stderr, False nothing, None a bar on a terminal.
     """
     if callable(progress):
         yield progress
@@ -45,7 +45,7 @@ def _rich_bar() -> Iterator[Callback]:
 
         def update(progress: Progress) -> None:
             rate = round(progress.tokens_embedded / max(progress.seconds, 1e-9))
-            fields = {"chunks": progress.chunks_embedded, "rate": rate}
-            bar.update(task, completed=progress.documents, total=progress.documents_total, **fields)
+            done, total = progress.documents, progress.documents_total
+            bar.update(task, completed=done, total=total, chunks=progress.chunks_embedded, rate=rate)
 
         yield update

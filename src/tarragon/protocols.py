@@ -24,8 +24,8 @@ class SourceItem:
         hint: Changes whenever the content may have changed (size, modification time and inode of a file); None where
             only reading can tell, as for a file so recently changed that its time stamp may not show the next change.
         load: Reads the document. Raises `UnreadableDocument` with the reason if it cannot be.
-        hides: Prefix of the document ids that may exist and cannot be listed because this item is unreadable: of a folder
-            its path with a slash, of a line whose id is unknown the empty string. They are not known to be gone.
+        hides: Prefix of the document ids that may exist and cannot be listed because this item is unreadable: of a
+            folder its path with a slash, of a line whose id is unknown the empty string. They are not known to be gone.
     """
 
     document_id: str
@@ -73,8 +73,10 @@ class Embeddings:
 class Tokenizer(Protocol):
     """Counts in the units of an encoder."""
 
-    sliceable: bool
-    """Whether the ids of texts joined by white space are their ids, joined."""
+    @property
+    def sliceable(self) -> bool:
+        """Whether the ids of texts joined by white space are their ids, joined."""
+        ...
 
     def tokenize(self, texts: Sequence[str]) -> list[IntArray]:
         """The ids of each text, in order: untruncated, without special tokens, shape ``(tokens,)``."""
@@ -87,13 +89,30 @@ class DenseEncoder(Protocol):
     The same text gives the same row (cosine ≥ .99999) in any batch and any order.
     """
 
-    name: str
-    """For people; no part of the identity."""
-    device: str
-    dimensions: int
-    max_tokens: int
-    """Most tokens that a document's text may have without being truncated: special tokens and prompt are subtracted."""
-    tokenizer: Tokenizer
+    @property
+    def name(self) -> str:
+        """For people; no part of the identity."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it really runs."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens that a text may have without being truncated: special tokens and prompt are subtracted."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Counts in its tokens."""
+        ...
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -192,7 +211,7 @@ class Store(Protocol):
         ...
 
     def optimize(self) -> bool:
-        """Build the vector index and drop what is deleted. Long; queries of this process wait. True if there was work."""
+        """Build the vector index, drop what is deleted. Long; queries of this process wait. True if there was work."""
         ...
 
     def flush(self) -> None:

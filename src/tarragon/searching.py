@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from tarragon.errors import InvalidInput
 from tarragon.filters import Filter
 from tarragon.fusion import Ranking, fuse
 from tarragon.protocols import DenseEncoder, DenseLeg, LexicalLeg, SearchRequest, Store
@@ -32,8 +31,6 @@ def build_request(
     query: str, vector: FloatArray | None, k: int, filter: Filter | None, recipe: SearchRecipe
 ) -> SearchRequest:
     """One query as data. ``vector`` is None where the mode has no dense leg."""
-    if k < 0:
-        raise InvalidInput(f"k={k} must not be negative", k=k)
     depth = max(k, recipe.depth)
     return SearchRequest(
         dense=DenseLeg(vector, depth) if vector is not None else None,

@@ -145,9 +145,10 @@ class Sync:
             )
         if exceeds(len(gone), len(known), share):
             raise TooManyDeletions(
-                f"{len(gone)} of {len(known)} documents are no longer in the source ({', '.join(gone[:3])}, ...); at most "
-                f"{share:.0%} are deleted without being told to. Check the path; another source needs its own namespace "
-                "(--namespace); to delete them, raise max_delete (--max-delete), to keep them, prune=False (--no-prune)",
+                f"{len(gone)} of {len(known)} documents are no longer in the source ({', '.join(gone[:3])}, ...); at "
+                f"most {share:.0%} are deleted without being told to. Check the path; another source needs its own "
+                "namespace (--namespace); to delete them, raise max_delete (--max-delete); to keep them, prune=False "
+                "(--no-prune)",
                 deletions=len(gone),
                 documents=len(known),
             )
@@ -280,8 +281,8 @@ class Sync:
         self._counts["characters_embedded"] += sum(len(chunk.embed_text) for chunk in chunks)
         self._counts["tokens_embedded"] += embeddings.tokens
         self._counts["tokens_truncated"] += embeddings.truncated
-        finite = np.isfinite(embeddings.vectors).all(axis=1)
-        return {hash_: embeddings.vectors[i] for i, hash_ in enumerate(hashes) if finite[i]}
+        rows = zip(hashes, embeddings.vectors, strict=True)
+        return {hash_: vector for hash_, vector in rows if np.isfinite(vector).all()}
 
     def _check_shape(self, vectors: FloatArray, count: int) -> None:
         expected = count, self._encoder.dimensions

@@ -48,8 +48,8 @@ class Chunk:
         heading: The headings that the slice stands under, outermost first.
         text: The slice.
         embed_text: What is embedded and searched: the headings that are not in the slice itself, then the slice.
-        token_ids: The encoder's ids of `embed_text`, without special tokens and prompt, shape ``(tokens,)``; None where the
-            tokenizer's ids cannot be cut and the encoder must tokenise `embed_text` itself.
+        token_ids: The encoder's ids of `embed_text`, without special tokens and prompt, shape ``(tokens,)``; None where
+            the tokenizer's ids cannot be joined and the encoder must tokenise `embed_text` itself.
         tokens: How many tokens `embed_text` has. An estimate where `token_ids` is None.
     """
 

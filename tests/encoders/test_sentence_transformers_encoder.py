@@ -32,7 +32,10 @@ TEXTS = [
     "def f(x):\n\treturn x[0]  # [MASK] [SEP]",
     "x" * 300,
     "long " * 500,
-    *(" ".join(random.Random(n).choices("the of a key lock door is to be old new".split(), k=n)) for n in range(1, 120, 7)),
+    *(
+        " ".join(random.Random(n).choices("the of a key lock door is to be old new".split(), k=n))
+        for n in range(1, 120, 7)
+    ),
 ]
 
 
@@ -95,7 +98,9 @@ def test_the_encoder_keeps_its_contract(encoder: SentenceTransformerEncoder) -> 
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)) or "plain",
 )
-def test_models_of_other_kinds_give_the_librarys_own_vectors(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+def test_models_of_other_kinds_give_the_librarys_own_vectors(
+    tmp_path: Path, kind: str, settings: dict[str, Any]
+) -> None:
     path = make_model(tmp_path, kind, **settings)
     theirs = SentenceTransformer(str(path), device="cpu")
     ours = SentenceTransformerEncoder(str(path), device="cpu")
@@ -103,7 +108,9 @@ def test_models_of_other_kinds_give_the_librarys_own_vectors(tmp_path: Path, kin
     documents, queries = ours.encode_documents(inputs(texts)).vectors, ours.encode_queries(texts).vectors
     prompts = settings.get("prompts", {})
     passage = prompts.get("passage")  # encode_document overlooks it where the configuration has no "document"
-    assert_same(documents, theirs.encode_document(texts, prompt=passage) if "x" not in prompts else theirs.encode(texts))
+    assert_same(
+        documents, theirs.encode_document(texts, prompt=passage) if "x" not in prompts else theirs.encode(texts)
+    )
     assert_same(queries, theirs.encode_query(texts) if "x" not in prompts else theirs.encode(texts))
     if settings.get("similarity_fn_name") == "dot":
         assert np.allclose(documents, theirs.encode_document(texts), atol=1e-4)

@@ -42,11 +42,6 @@ JUDGEMENTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def encoder() -> SentenceTransformerEncoder:
-    return SentenceTransformerEncoder(device="cpu")
-
-
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     folder = tmp_path / "tiny"

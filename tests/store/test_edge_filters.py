@@ -67,7 +67,9 @@ def random_value(rng: random.Random, depth: int) -> Any:
 
 
 def random_metadata(rng: random.Random, depth: int = 3) -> dict[str, Any]:
-    keys = rng.sample(KEYS, rng.randrange(len(KEYS))) if depth < 3 else [*rng.sample(KEYS, 5), *rng.sample(["a", "b"], 1)]
+    keys = (
+        rng.sample(KEYS, rng.randrange(len(KEYS))) if depth < 3 else [*rng.sample(KEYS, 5), *rng.sample(["a", "b"], 1)]
+    )
     return {key: random_value(rng, depth) for key in keys}
 
 
@@ -76,7 +78,10 @@ def documents() -> dict[UUID, dict[str, Any]]:
     rng = random.Random(20_240_131)
     values = [*SCALARS, None, [], [None], [[]], {}, [[1]], [{"b": 1}], {"b": 1}]
     ones = [{"a": value} for value in values]
-    return {UUID(int=n): metadata for n, metadata in enumerate([{}, *ones, *(random_metadata(rng) for _ in range(DOCUMENTS))])}
+    return {
+        UUID(int=n): metadata
+        for n, metadata in enumerate([{}, *ones, *(random_metadata(rng) for _ in range(DOCUMENTS))])
+    }
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +110,9 @@ scalars = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
 )
 numbers = st.one_of(
-    st.sampled_from([*INTEGERS, *FLOATS, 2**64, float("inf"), float("-inf")]), st.integers(-3, 3), st.floats(allow_nan=False)
+    st.sampled_from([*INTEGERS, *FLOATS, 2**64, float("inf"), float("-inf")]),
+    st.integers(-3, 3),
+    st.floats(allow_nan=False),
 )
 orders = st.sampled_from(["$gte", "$gt", "$lte", "$lt"])
 operators = st.one_of(
@@ -132,7 +139,9 @@ filters = st.recursive(
 
 @settings(max_examples=400, deadline=None)
 @given(spec=filters)
-def test_engine_agrees_with_definition(store: EdgeStore, documents: dict[UUID, dict[str, Any]], spec: dict[str, Any]) -> None:
+def test_engine_agrees_with_definition(
+    store: EdgeStore, documents: dict[UUID, dict[str, Any]], spec: dict[str, Any]
+) -> None:
     assert passing(store, spec, 2 * len(documents)) == allowed(documents, spec)
 
 
@@ -159,7 +168,9 @@ def test_every_value_is_found_by_itself(store: EdgeStore, documents: dict[UUID, 
     ],
     ids=repr,
 )
-def test_the_shard_tells_filters_apart(store: EdgeStore, documents: dict[UUID, dict[str, Any]], spec: dict[str, Any]) -> None:
+def test_the_shard_tells_filters_apart(
+    store: EdgeStore, documents: dict[UUID, dict[str, Any]], spec: dict[str, Any]
+) -> None:
     found = passing(store, spec, 2 * len(documents))
     assert found == allowed(documents, spec)
     assert 0 < len(found) < len(documents)

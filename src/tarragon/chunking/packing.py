@@ -1,10 +1,11 @@
-"""From measured units to slices: sections are packed greedily, and what does not fit is cut at the best place below it."""
+"""From measured units to slices: sections are packed greedily, and what does not fit is cut at the best place below."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tarragon.chunking.blocks import Block
 from tarragon.chunking.units import CHARACTERS_PER_TOKEN, CUTS, Cut, Unit
@@ -156,5 +157,5 @@ def _cut(ruler: Ruler, first: int, last: int, cuts: Sequence[Cut], room: int) ->
             *(ruler.units_of(match.end(), end)[0] for match in cuts[0].finditer(ruler.text, start, end)),
             last,
         ]
-        for begin, stop in zip(bounds, bounds[1:], strict=False):
+        for begin, stop in pairwise(bounds):
             yield from _cut(ruler, begin, stop, cuts[1:], room)

@@ -47,7 +47,7 @@ def _rst_body(lines: list[Line]) -> list[Block]:
 
 
 def _rst_heading(lines: list[Line], position: int) -> tuple[str, str, int] | None:
-    """(style, title, lines used) of a heading that begins at this line: title and underline, or over-, title, under-."""
+    """(style, title, lines used) of a heading that begins at this line: with an underline, or an overline too."""
 
     def adornment(index: int) -> str:
         text = lines[index].text if index < len(lines) and lines[index].indent == 0 else ""

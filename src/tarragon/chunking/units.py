@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 from tarragon.chunking.blocks import Block, Kind
@@ -39,8 +40,8 @@ unknown token of a word of any length.
 """
 
 _MEASURED_WHOLE = 2
-"""A block with fewer characters a token of the limit is measured whole; a longer one in finer units. English has 4 to 5,
-so that few blocks are measured twice, and those that fit are cut up for nothing at little cost."""
+"""A block with fewer characters a token of the limit is measured whole; a longer one in finer units. English has 4 to
+5, so that few blocks are measured twice, and those that fit are cut up for nothing at little cost."""
 
 
 class Unit(NamedTuple):
@@ -120,7 +121,7 @@ def _measured(text: str, bounds: Sequence[int], tokenize: Tokenize) -> Iterator[
 
 
 def _trimmed(text: str, bounds: Sequence[int]) -> Iterator[Span]:
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         start, end = trim(text, start, end)
         if start < end:
             yield start, end

@@ -1,7 +1,7 @@
 """Instruction prompts of model families whose own configuration does not carry them.
 
-Used only where a model's ``config_sentence_transformers.json`` has no prompt for the role. Each row cites the model card
-that it is from. A prompt that is missing or wrong gives plausible but worse results, and nothing else would show it.
+Used only where a model's ``config_sentence_transformers.json`` has no prompts. Each row cites the model card that it is
+from. A prompt that is missing or wrong gives plausible but worse results, and nothing else would show it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FAMILIES: tuple[tuple[str, Prompts], ...] = (
     # BAAI/bge-base-en-v1.5: a query instruction, none for passages; BAAI/bge-m3 has none
     (r"^bge-(small|base|large)-en", Prompts(_PASSAGES, "")),
     # BAAI/bge-base-zh-v1.5
-    (r"^bge-(small|base|large)-zh", Prompts("为这个句子生成表示以用于检索相关文章：", "")),  # noqa: RUF001 - the card's
+    (r"^bge-(small|base|large)-zh", Prompts("为这个句子生成表示以用于检索相关文章：", "")),
     # nomic-ai/nomic-embed-text-v1.5, nomic-ai/modernbert-embed-base
     (r"^(nomic-embed-text|modernbert-embed)", Prompts("search_query: ", "search_document: ")),
     # Snowflake/snowflake-arctic-embed-m-v2.0, -l-v2.0

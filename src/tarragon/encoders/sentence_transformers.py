@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from transformers.utils import logging as transformers_logging
@@ -43,6 +44,7 @@ cost against the arithmetic of a small model; not measured here. MPS: a guess be
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _PROBES = ("A short probe.", "Ünïcode, naïve — 漢字かな مرحبا", "x = f(a_b)[0]  # code\n\tindented")
 _VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
+_Rows = NDArray[np.int64]
 _log = logging.getLogger(__name__)
 
 
@@ -125,7 +127,7 @@ class SentenceTransformerEncoder:
         lengths = np.array([min(len(ids), self._limit) for ids in sequences], dtype=np.int64)
         vectors = np.empty((len(inputs), self.dimensions), dtype=np.float32)
 
-        def run(batch: Sequence[int]) -> None:
+        def run(batch: _Rows) -> None:
             features = self._features([sequences[i] for i in batch], [inputs[i].text for i in batch], prompt, task)
             vectors[batch] = self._forward(features, task)
 
@@ -146,7 +148,7 @@ class SentenceTransformerEncoder:
         is_fresh = set(fresh)
         return [np.concatenate([begin if i in is_fresh else prompted, row, end]) for i, row in enumerate(ids)]
 
-    def _batches(self, lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    def _batches(self, lengths: _Rows) -> Iterator[_Rows]:
         """Longest first, so that memory peaks at once; each batch within the budget, or one text."""
         order = np.argsort(-lengths, kind="stable")
         start = 0
@@ -155,7 +157,7 @@ class SentenceTransformerEncoder:
             yield order[start : start + size]
             start += size
 
-    def _run_halving(self, run: Callable[[Sequence[int]], None], batch: Sequence[int]) -> None:
+    def _run_halving(self, run: Callable[[_Rows], None], batch: _Rows) -> None:
         """Run a batch; where the device has too little memory for it, run its halves, and keep the smaller budget."""
         try:
             run(batch)
@@ -207,7 +209,7 @@ class SentenceTransformerEncoder:
         return len(self.tokenizer.tokenize([prompt])[0]) if prompt else 0
 
     def _accepts_own_ids(self) -> bool:
-        """Whether our ids are exactly what the library would feed the model, tried on a few texts of several scripts."""
+        """Whether our ids are exactly what the library would feed the model, tried on texts of several scripts."""
         first = self._model[0]
         if not isinstance(first, Transformer) or list(first.modality_config) != ["text"]:
             return False
@@ -270,12 +272,12 @@ def _load(path: str, device: str) -> SentenceTransformer:
 def _quiet() -> Iterator[None]:
     """No progress bar of the library while a model loads."""
     was_on = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if was_on:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _prompts(model: SentenceTransformer, name: str) -> Prompts:

@@ -23,7 +23,6 @@ from tarragon.sources.reading import DEFAULT_MAX_BYTES, checked_max_bytes, holds
 from tarragon.sources.text import decode
 from tarragon.types import Document
 
-
 RACY_NANOSECONDS = 2_000_000_000
 """A file changed more recently may change again within the same time stamp (FAT counts in 2 s): no hint for it."""
 

@@ -185,7 +185,7 @@ def _any(conditions: list[Any]) -> q.Filter:
 
 def _equals(key: str, value: Scalar) -> q.FieldCondition:
     if isinstance(value, bool):
-        return q.FieldCondition(key, match=q.MatchValue(np.bool_(value)))  # type: ignore[arg-type] # see the module
+        return q.FieldCondition(key, match=q.MatchValue(np.bool_(value)))
     if isinstance(value, str) or (isinstance(value, int) and abs(value) >= EXACT_INTEGERS):
         return q.FieldCondition(key, match=q.MatchValue(value))
     return q.FieldCondition(key, range=q.RangeFloat(gte=float(value), lte=float(value)))

@@ -143,7 +143,7 @@ class IndexFolder:
         pointer = _read_json(self.path / POINTER)
         if pointer.get("format") != FORMAT:
             raise NotAnIndex(
-                f"{self.path} has layout {pointer.get('format')!r}; this Tarragon reads layout {FORMAT}. Upgrade Tarragon",
+                f"{self.path} has layout {pointer.get('format')!r}; this Tarragon reads {FORMAT}. Upgrade Tarragon",
                 path=self.path,
             )
         path = self.path / "versions" / str(pointer["serving"])

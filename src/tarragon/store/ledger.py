@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +91,11 @@ class Ledger:
     # --- reading ------------------------------------------------------------------------------------------------------
     def documents(self, namespace: str | None = None) -> dict[str, DocumentRecord]:
         """All records, or those of one namespace, by document id."""
-        where, values = ("WHERE namespace = ?", (namespace,)) if namespace is not None else ("", ())
-        rows = self._rows(f"SELECT document_id, namespace, status, state, hint, failure FROM documents {where}", values)
+        query = """
+            SELECT document_id, namespace, status, state, hint, failure FROM documents
+            WHERE :namespace IS NULL OR namespace = :namespace
+        """
+        rows = self._rows(query, {"namespace": namespace})
         return {row[0]: DocumentRecord(*row) for row in rows}
 
     def document(self, document_id: str) -> DocumentRecord | None:
@@ -125,7 +128,7 @@ class Ledger:
         documents, chunks, unfinished = self._rows(query)[0]
         return documents, chunks, unfinished
 
-    def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple]:  # type: ignore[type-arg] # SQLite's rows
+    def _rows(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[tuple]:  # type: ignore[type-arg] # SQLite's rows
         with self._lock, _sqlite_errors(self._path):
             return self._db.execute(query, values).fetchall()
 
