@@ -40,8 +40,9 @@ MEASURES = (nDCG @ 10, R @ 10, R @ 100, RR @ 10)
 DOCUMENTS = 100
 """Documents in a ranking: the deepest measure."""
 
-CHUNKS = 500
-"""Chunks searched for them, where documents have several."""
+CHUNKS = 100
+"""Chunks searched, where documents have several: the default depth, as a user searches. Their documents are fewer, so
+that R@100 is what these chunks hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,16 @@ def _search(
     index: Index, queries: Mapping[str, str], vectors: Mapping[str, FloatArray], recipe: SearchRecipe
 ) -> dict[str, list[str]]:
     """Query id → document ids, best first."""
-    k = DOCUMENTS if index.recipe.chunking == "whole" else CHUNKS
+    k = _searched(index.recipe)
     return {
         query_id: best_documents(index.search(query, k, recipe=recipe, vector=vectors.get(query_id)))
         for query_id, query in queries.items()
     }
+
+
+def _searched(recipe: IndexRecipe) -> int:
+    """Hits asked for; each leg contributes at least as many candidates."""
+    return DOCUMENTS if recipe.chunking == "whole" else CHUNKS
 
 
 def best_documents(hits: Iterable[Hit], limit: int = DOCUMENTS) -> list[str]:
@@ -167,7 +173,11 @@ def _result(plan: Plan, status: IndexStatus, queries: int, legs: Mapping[str, Ma
         "model": status.model,
         "fingerprint": status.fingerprint,
         "recipe": dict(status.recipe),
-        "search": {"depth": plan.search.depth, "fusion": plan.search.fusion},
+        "search": {
+            "k": _searched(plan.recipe),
+            "depth": max(_searched(plan.recipe), plan.search.depth),
+            "fusion": plan.search.fusion,
+        },
     }
 
 

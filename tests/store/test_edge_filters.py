@@ -1,4 +1,4 @@
-"""The engine's compiled filters against their definition, `tarragon.filters.matches`, on one shard of random metadata."""
+"""The engine's compiled filters against their definition, `tarragon.filters.matches`, on random metadata."""
 
 from __future__ import annotations
 
