@@ -19,7 +19,7 @@ MODULES = """
     getpass glob hashlib heapq html http.server io itertools json logging math os os.path pathlib pickle random re
     sched secrets shlex shutil statistics string subprocess tempfile textwrap threading time timeit urllib.parse uuid
     warnings zipfile
-""".split()
+"""
 
 QUESTIONS = [
     "How do I remove a directory and everything in it?",
@@ -32,7 +32,7 @@ QUESTIONS = [
 
 def documents() -> Iterator[Document]:
     """One Markdown document per module: a heading for each class, method and function, its docstring below."""
-    for name in MODULES:
+    for name in MODULES.split():
         module = importlib.import_module(name)
         parts = [f"# {name}", inspect.getdoc(module) or "", *describe(module, name)]
         yield Document(f"{name}.md", "\n\n".join(parts), {"module": name, "package": name.split(".")[0]})
@@ -68,14 +68,13 @@ def main() -> None:
         status = index.status()
         print(
             f"{status.documents} modules, {status.chunks} chunks: {report.chunks_embedded} embedded on "
-            f"{report.device or 'no device'} in {report.seconds:.0f} s, {report.documents_unchanged} modules unchanged\n"
+            f"{report.device or 'no device'} in {report.seconds:.0f} s, {report.documents_unchanged} modules unchanged"
         )
         for question in sys.argv[1:] or QUESTIONS:
-            print(f"? {question}")
+            print(f"\n? {question}")
             for hit in index.search(question, k=3):
                 passage = " ".join(hit.text.split())
                 print(f"  {hit.score:.2f}  {hit.document_id}[{hit.start}:{hit.end}]  {passage[:110]}")
-            print()
 
 
 if __name__ == "__main__":

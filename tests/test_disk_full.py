@@ -52,7 +52,9 @@ def documents() -> list[Document]:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 120 MB."""
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", tmp_path], capture_output=True, check=False)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", tmp_path], capture_output=True, check=False
+    )
     if mount.returncode:
         pytest.skip("may not mount a file system")
     yield tmp_path

@@ -65,7 +65,7 @@ def test_the_standard_library_answers(
     monkeypatch.setattr(sys, "argv", ["python_docs.py", "cache the results of a function"])
     module = runpy.run_path(str(script))
     assert sum(len(document.text) for document in module["documents"]()) > 200_000
-    module["main"].__globals__["MODULES"] = ["functools", "shlex", "shutil"]
+    module["main"].__globals__["MODULES"] = "functools shlex shutil"
     module["main"]()
     first = capsys.readouterr().out
     assert "3 modules" in first

@@ -138,8 +138,7 @@ def test_random_histories_end_as_a_fresh_build_does(tmp_path: Path, index: Index
     chance = random.Random(7)
     folder = tmp_path / "docs"
     sentences = [
-        f"Sentence {n} speaks of {word}."
-        for n, word in enumerate(["keys", "locks", "doors", "walls", "roofs"])
+        f"Sentence {n} speaks of {word}." for n, word in enumerate(["keys", "locks", "doors", "walls", "roofs"])
     ]
     for step in range(25):
         for _ in range(chance.randint(1, 4)):
@@ -231,6 +230,10 @@ def test_bad_files_are_reported_and_the_others_indexed(index: Index, handbook: P
     ("document", "reason"),
     [
         (Document("", "text"), "id"),
+        (Document(7, "text"), "7"),  # type: ignore[arg-type]
+        (Document("half \udc80", "text"), "surrogate"),
+        (Document("x", "text", {"deep": [{"key \udc80": 1}]}), "surrogate"),
+        (Document("x", "text", {"deep": ["half \udc80"]}), "surrogate"),
         (Document("x", "text", {"when": object()}), "metadata.when"),
         (Document("x", "text", {"n": float("nan")}), "nan"),
         (Document("x", "text", {"n": 2**70}), "64 bits"),
@@ -343,13 +346,13 @@ def test_vectors_of_the_wrong_shape_stop_the_sync_and_leave_the_index_whole(tmp_
 
 # --- interruptions ----------------------------------------------------------------------------------------------------
 STEPS = [
-    (ledger.Ledger, "intend"),
+    (ledger.SqliteLedger, "intend"),
     (edge.EdgeStore, "upsert"),
     (edge.EdgeStore, "set_payload"),
     (edge.EdgeStore, "delete"),
-    (ledger.Ledger, "commit"),
-    (ledger.Ledger, "intend_deletion"),
-    (ledger.Ledger, "commit_deletion"),
+    (ledger.SqliteLedger, "commit"),
+    (ledger.SqliteLedger, "intend_deletion"),
+    (ledger.SqliteLedger, "commit_deletion"),
 ]
 
 

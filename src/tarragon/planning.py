@@ -89,16 +89,19 @@ def exceeds(deletions: int, documents: int, share: float) -> bool:
     return deletions > SMALL_DELETION and deletions > share * documents
 
 
+def check_id(document_id: str) -> None:
+    """Raise `InvalidDocument` for an id that cannot be stored."""
+    if not isinstance(document_id, str) or not document_id:
+        raise InvalidDocument(f"a document needs an id that is a str and not empty, not {document_id!r}")
+    _check_encodable(document_id, f"the id {document_id!r}")
+
+
 def check_document(document: Document) -> None:
     """Raise `InvalidDocument` for what cannot be stored."""
-    if not document.id:
-        raise InvalidDocument("a document needs an id that is not empty")
+    check_id(document.id)
     if not isinstance(document.text, str):
         raise InvalidDocument(f"the text of document {document.id!r} is {type(document.text).__name__}, not str")
-    try:
-        document.text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidDocument(f"document {document.id!r} has a lone surrogate at character {error.start}") from None
+    _check_encodable(document.text, f"document {document.id!r}")
     if document.format is not None and document.format not in get_args(Format):
         known = ", ".join(get_args(Format))
         raise InvalidDocument(f"format={document.format!r} of document {document.id!r} is not one of {known}")
@@ -108,11 +111,19 @@ def check_document(document: Document) -> None:
     _check_json(document.metadata, document.id, "metadata")
 
 
+def _check_encodable(text: str, what: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidDocument(f"{what} has a lone surrogate at character {error.start}, which is no text") from None
+
+
 def _check_json(value: Any, document_id: str, place: str) -> None:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise InvalidDocument(f"{place} of document {document_id!r} has the key {key!r}, which is not str")
+            _check_encodable(key, f"a key of {place} of document {document_id!r}")
             _check_json(inner, document_id, f"{place}.{key}")
     elif isinstance(value, list):
         for inner in value:
@@ -125,6 +136,8 @@ def _check_json(value: Any, document_id: str, place: str) -> None:
     elif isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             raise InvalidDocument(f"{place} of document {document_id!r} is {value}; use null or leave it out")
-    elif value is not None and not isinstance(value, (str, bool)):
+    elif isinstance(value, str):
+        _check_encodable(value, f"{place} of document {document_id!r}")
+    elif value is not None and not isinstance(value, bool):
         kind = type(value).__name__
         raise InvalidDocument(f"{place} of document {document_id!r} is {kind}; JSON holds str, numbers, bool and lists")

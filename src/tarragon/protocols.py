@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 from tarragon.filters import Filter
 from tarragon.types import Document, FloatArray, IntArray
+
+DocumentStatus: TypeAlias = Literal["ok", "writing", "deleting", "failed"]
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
@@ -125,6 +127,105 @@ class DenseEncoder(Protocol):
 
     def encode_queries(self, texts: Sequence[str], prompt: str | None = None) -> Embeddings:
         """One row per query. ``prompt`` replaces the model's own query prompt."""
+        ...
+
+
+# --- ledgers ----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class DocumentRecord:
+    """What an index knows of a document.
+
+    Attributes:
+        document_id: The document.
+        namespace: Of the source that it came from.
+        status: ``ok``: committed. ``writing``, ``deleting``: begun, and interrupted unless it is happening now.
+            ``failed``: never indexed.
+        state: What it was last indexed from; None before the first time.
+        hint: Of the source when it was read; None where only reading can tell.
+        failure: Why the last sync could not index it; its former text keeps being served.
+    """
+
+    document_id: str
+    namespace: str
+    status: DocumentStatus
+    state: bytes | None
+    hint: str | None
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRecord:
+    """A chunk that a document has or may have.
+
+    Attributes:
+        id: Its id in the store.
+        hash: Of its embed text: equal texts have equal vectors.
+        payload: Digest of what is stored beside the vector.
+    """
+
+    id: UUID
+    hash: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentWrite:
+    """A document about to be rewritten: its new record and all chunks it is to have."""
+
+    record: DocumentRecord
+    chunks: tuple[ChunkRecord, ...]
+
+
+class Ledger(Protocol):
+    """What a version holds of each document.
+
+    The law that keeps it true: a document's record says ``writing`` before the first of its chunks is touched, and its
+    chunk records always name at least the chunks that are stored. So after a crash at any point the next sync knows
+    which documents to redo and which chunks may be there. Each method is one transaction.
+    """
+
+    def documents(self, namespace: str | None = None) -> dict[str, DocumentRecord]:
+        """All records, or those of one namespace, by document id."""
+        ...
+
+    def document(self, document_id: str) -> DocumentRecord | None:
+        """The record of one document, whatever its namespace."""
+        ...
+
+    def chunks(self, document_id: str) -> list[ChunkRecord]:
+        """Every chunk that the document has or may have."""
+        ...
+
+    def holders(self, hashes: Iterable[bytes]) -> dict[bytes, UUID]:
+        """For each of these chunk hashes that a committed document holds: the id of one such chunk."""
+        ...
+
+    def counts(self) -> tuple[int, int, int]:
+        """(documents that can be found, their chunks, documents whose rewrite was interrupted)."""
+        ...
+
+    def intend(self, writes: Sequence[DocumentWrite]) -> None:
+        """Record that these documents are about to be rewritten, and which chunks they may have from now on."""
+        ...
+
+    def commit(self, writes: Sequence[DocumentWrite]) -> None:
+        """Record that these documents are as they should be, and have exactly these chunks."""
+        ...
+
+    def record(self, records: Iterable[DocumentRecord]) -> None:
+        """Replace records whose chunks do not change: a new hint, a failure."""
+        ...
+
+    def intend_deletion(self, document_ids: Sequence[str]) -> None:
+        """Record that these documents are about to be deleted."""
+        ...
+
+    def commit_deletion(self, document_ids: Sequence[str]) -> None:
+        """Forget these documents, whose chunks are gone."""
+        ...
+
+    def close(self) -> None:
+        """Release the file or connection."""
         ...
 
 

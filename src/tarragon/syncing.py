@@ -25,9 +25,27 @@ import numpy as np
 from tarragon.chunking import Chunker
 from tarragon.errors import EmptySource, EncodingFailed, InvalidDocument, TooManyDeletions, UnreadableDocument
 from tarragon.identity import content_hash, digest, document_state, metadata_hash
-from tarragon.planning import WantedChunk, check_document, diff_chunks, exceeds, vanished, wanted_chunks
-from tarragon.protocols import DenseEncoder, EncoderInput, Source, SourceItem, Store, StoredChunk
-from tarragon.store.ledger import ChunkRecord, DocumentRecord, DocumentWrite, Ledger
+from tarragon.planning import (
+    WantedChunk,
+    check_document,
+    check_id,
+    diff_chunks,
+    exceeds,
+    vanished,
+    wanted_chunks,
+)
+from tarragon.protocols import (
+    ChunkRecord,
+    DenseEncoder,
+    DocumentRecord,
+    DocumentWrite,
+    EncoderInput,
+    Ledger,
+    Source,
+    SourceItem,
+    Store,
+    StoredChunk,
+)
 from tarragon.types import Chunk, Document, Failure, FloatArray, Format, Progress, SyncReport
 
 WINDOW_CHARACTERS = 256 * 1024
@@ -110,7 +128,7 @@ class Sync:
             EmptySource: The source has no documents, but the index has, and ``max_delete`` is below 1.
             TooManyDeletions: More documents are gone than ``max_delete`` allows. Nothing was written.
         """
-        items = list(source.items())
+        items = [item for item in source.items() if self._has_good_id(item)]
         self._total = len(items)
         known = self._ledger.documents(self._options.namespace)
         gone = self._deletions(items, known, source)
@@ -153,6 +171,15 @@ class Sync:
                 documents=len(known),
             )
         return gone
+
+    def _has_good_id(self, item: SourceItem) -> bool:
+        """Whether the id can be stored; if not, the document is reported and otherwise as if it were not there."""
+        try:
+            check_id(item.document_id)
+        except InvalidDocument as error:
+            self._failures.append(Failure(str(item.document_id).encode("utf-8", "replace").decode(), str(error)))
+            return False
+        return True
 
     def _distinct(self, items: Sequence[SourceItem]) -> Iterator[SourceItem]:
         seen: set[str] = set()

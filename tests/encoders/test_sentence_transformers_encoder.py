@@ -33,7 +33,7 @@ TEXTS = [
     "x" * 300,
     "long " * 500,
     *(
-        " ".join(random.Random(n).choices("the of a key lock door is to be old new".split(), k=n))
+        " ".join(random.Random(n).choices(["the", "of", "a", "key", "door", "is", "to", "be", "old", "new"], k=n))
         for n in range(1, 120, 7)
     ),
 ]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from tarragon.protocols import Store
+from tarragon.protocols import Ledger, Store
 from tarragon.store.folder import Contract, IndexFolder, VersionFolder
-from tarragon.store.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from tarragon.errors import DiskFull, IndexLocked, NotAnIndex, StorageProblem
 from tarragon.identity import fingerprint, space_name
 from tarragon.protocols import DenseEncoder
 from tarragon.recipe import IndexRecipe
-from tarragon.store.ledger import Ledger
+from tarragon.store.ledger import SqliteLedger
 
 FORMAT = 1
 """Of this layout. A newer one is refused."""
@@ -82,9 +82,9 @@ class VersionFolder:
         """The engine's folder."""
         return self.path / "shard"
 
-    def ledger(self, *, readonly: bool = False) -> Ledger:
+    def ledger(self, *, readonly: bool = False) -> SqliteLedger:
         """Open the ledger."""
-        return Ledger(self.path / "ledger.sqlite", readonly=readonly)
+        return SqliteLedger(self.path / "ledger.sqlite", readonly=readonly)
 
 
 class IndexFolder:

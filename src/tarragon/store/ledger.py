@@ -1,9 +1,4 @@
-"""The ledger: what an index holds of each document. SQLite in the version's folder, so that it travels with the data.
-
-The law that keeps it true: a document's row says ``writing`` before the first of its chunks is touched, and its chunk
-rows always name at least the chunks that are stored. So after a crash at any point the next sync knows which documents
-to redo and which chunks may be there.
-"""
+"""The ledger as a SQLite file in the version's folder, so that it travels with the data."""
 
 from __future__ import annotations
 
@@ -11,14 +6,11 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 from uuid import UUID
 
 from tarragon.errors import DiskFull, StorageProblem
-
-Status = Literal["ok", "writing", "deleting", "failed"]
+from tarragon.protocols import ChunkRecord, DocumentRecord, DocumentWrite
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
@@ -40,36 +32,7 @@ CREATE INDEX IF NOT EXISTS chunks_by_hash ON chunks (chunk_hash);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentRecord:
-    """A document's row; the attributes are explained in the schema above."""
-
-    document_id: str
-    namespace: str
-    status: Status
-    state: bytes | None
-    hint: str | None
-    failure: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkRecord:
-    """A chunk's row."""
-
-    id: UUID
-    hash: bytes
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentWrite:
-    """A document about to be rewritten: its new record and all chunks it is to have."""
-
-    record: DocumentRecord
-    chunks: tuple[ChunkRecord, ...]
-
-
-class Ledger:
+class SqliteLedger:
     """Reads and writes one ledger file. Safe to use from several threads.
 
     Args:
@@ -90,7 +53,7 @@ class Ledger:
 
     # --- reading ------------------------------------------------------------------------------------------------------
     def documents(self, namespace: str | None = None) -> dict[str, DocumentRecord]:
-        """All records, or those of one namespace, by document id."""
+        """See `tarragon.protocols.Ledger`."""
         query = """
             SELECT document_id, namespace, status, state, hint, failure FROM documents
             WHERE :namespace IS NULL OR namespace = :namespace
@@ -99,18 +62,18 @@ class Ledger:
         return {row[0]: DocumentRecord(*row) for row in rows}
 
     def document(self, document_id: str) -> DocumentRecord | None:
-        """The record of one document, whatever its namespace."""
+        """See `tarragon.protocols.Ledger`."""
         query = "SELECT document_id, namespace, status, state, hint, failure FROM documents WHERE document_id = ?"
         rows = self._rows(query, (document_id,))
         return DocumentRecord(*rows[0]) if rows else None
 
     def chunks(self, document_id: str) -> list[ChunkRecord]:
-        """Every chunk that the document has or may have."""
+        """See `tarragon.protocols.Ledger`."""
         rows = self._rows("SELECT chunk_id, chunk_hash, payload FROM chunks WHERE document_id = ?", (document_id,))
         return [ChunkRecord(UUID(bytes=row[0]), row[1], row[2]) for row in rows]
 
     def holders(self, hashes: Iterable[bytes]) -> dict[bytes, UUID]:
-        """For each of these chunk hashes that a committed document holds: the id of one such chunk."""
+        """See `tarragon.protocols.Ledger`."""
         query = """
             SELECT min(chunk_id) FROM chunks JOIN documents USING (document_id)
             WHERE chunk_hash = ? AND status = 'ok'
@@ -119,7 +82,7 @@ class Ledger:
         return {hash_: UUID(bytes=chunk) for hash_, chunk in found if chunk is not None}
 
     def counts(self) -> tuple[int, int, int]:
-        """(documents that can be found, their chunks, documents whose rewrite was interrupted)."""
+        """See `tarragon.protocols.Ledger`."""
         query = """
             SELECT (SELECT count(*) FROM documents WHERE status = 'ok'),
                    (SELECT count(*) FROM chunks JOIN documents USING (document_id) WHERE status = 'ok'),
@@ -134,7 +97,7 @@ class Ledger:
 
     # --- writing ------------------------------------------------------------------------------------------------------
     def intend(self, writes: Sequence[DocumentWrite]) -> None:
-        """Record that these documents are about to be rewritten, and which chunks they may have from now on."""
+        """See `tarragon.protocols.Ledger`."""
         with self._transaction() as db:
             db.executemany(
                 "INSERT INTO documents VALUES (?, ?, 'writing', NULL, NULL, NULL) "
@@ -144,7 +107,7 @@ class Ledger:
             db.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?)", _chunk_rows(writes))
 
     def commit(self, writes: Sequence[DocumentWrite]) -> None:
-        """Record that these documents are as they should be, and have exactly these chunks."""
+        """See `tarragon.protocols.Ledger`."""
         with self._transaction() as db:
             db.executemany(
                 "DELETE FROM chunks WHERE document_id = ?", [(write.record.document_id,) for write in writes]
@@ -153,25 +116,25 @@ class Ledger:
             self._replace(write.record for write in writes)
 
     def record(self, records: Iterable[DocumentRecord]) -> None:
-        """Replace records whose chunks do not change: a new hint, a failure."""
+        """See `tarragon.protocols.Ledger`."""
         with self._transaction():
             self._replace(records)
 
     def intend_deletion(self, document_ids: Sequence[str]) -> None:
-        """Record that these documents are about to be deleted."""
+        """See `tarragon.protocols.Ledger`."""
         with self._transaction() as db:
             query = "UPDATE documents SET status = 'deleting' WHERE document_id = ?"
             db.executemany(query, [(document_id,) for document_id in document_ids])
 
     def commit_deletion(self, document_ids: Sequence[str]) -> None:
-        """Forget these documents, whose chunks are gone."""
+        """See `tarragon.protocols.Ledger`."""
         values = [(document_id,) for document_id in document_ids]
         with self._transaction() as db:
             db.executemany("DELETE FROM chunks WHERE document_id = ?", values)
             db.executemany("DELETE FROM documents WHERE document_id = ?", values)
 
     def close(self) -> None:
-        """Close the file."""
+        """See `tarragon.protocols.Ledger`."""
         with self._lock:
             self._db.close()
 
