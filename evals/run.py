@@ -216,6 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run as a command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
+        if options.json is not None:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
         result = evaluate(_plan(options))
         if options.json is not None:
             options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

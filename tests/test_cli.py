@@ -91,7 +91,7 @@ def test_options_reach_the_index(capsys: pytest.CaptureFixture[str], handbook: P
     assert (code, answer["error"]["type"]) == (1, "RecipeMismatch")
     _, found = run_json(capsys, "search", index, "key", "--filter", '{"lang": "en"}')
     assert found["hits"] == []
-    _, report = run_json(capsys, "sync", index, handbook / "keys.md")
+    _, report = run_json(capsys, "sync", index, handbook / "keys.md", "--max-delete", 0.7)
     assert report["documents_deleted"] == 2
     _, report = run_json(capsys, "sync", index, handbook / "backup.md", "--no-prune")
     assert (report["documents_added"], report["documents_deleted"]) == (1, 0)

@@ -105,13 +105,15 @@ def test_k_query_and_index_at_their_edges(index: Index, handbook: Path) -> None:
 
 
 def test_equal_passages_are_ordered_by_chunk_id_however_they_came_in(tmp_path: Path, words: WordEncoder) -> None:
-    documents = [Document(f"copy-{n}", "The very same sentence.") for n in range(30)]
+    documents = [Document(f"copy-{n}", "The very same sentence.") for n in range(300)]
+    documents += [Document(f"other-{n}", f"Another sentence, of number {n}.") for n in range(150)]
     answers = []
     for name, order in [("forward", documents), ("backward", documents[::-1])]:
         with Index.open(tmp_path / name, encoder=words) as index:
             index.sync(order)
             for mode in ("hybrid", "dense", "lexical"):
                 hits = index.search("same sentence", k=7, mode=mode)  # type: ignore[arg-type]
+                assert len(hits) == 7
                 assert [hit.chunk_id for hit in hits] == sorted(hit.chunk_id for hit in hits)
                 answers.append((mode, [(hit.chunk_id, hit.document_id) for hit in hits]))
     assert answers[:3] == answers[3:]
@@ -147,6 +149,9 @@ def test_a_given_vector_is_used_and_no_query_is_embedded(index: Index, handbook:
     given = index.search("page the engineer", mode="dense", vector=vector)
     assert given == index.search("cold storage", mode="dense")
     assert given != index.search("page the engineer", mode="dense")
+    for wrong in (vector[:-1], vector[None], np.full_like(vector, np.nan)):
+        with pytest.raises(InvalidInput, match="64 finite numbers"):
+            index.search("x", vector=wrong)
 
 
 def test_a_query_beyond_the_models_limit_warns(tmp_path: Path) -> None:
@@ -221,6 +226,63 @@ def test_a_newer_layout_or_a_broken_pointer_is_refused(tmp_path: Path, handbook:
     pointer.write_text(good)
     with Index.open(path, encoder=words) as index:
         assert index.search("rotate")
+
+
+@pytest.mark.parametrize("part", ["shard", "ledger.sqlite"])
+def test_a_damaged_index_is_told_and_not_quietly_begun_anew(
+    tmp_path: Path, handbook: Path, words: WordEncoder, part: str
+) -> None:
+    path = tmp_path / "i.tarragon"
+    with Index.open(path, encoder=words) as index:
+        index.sync(handbook)
+    (path / "versions" / "v1" / part).rename(tmp_path / "lost")
+    with Index.open(path, encoder=words) as index, pytest.raises(StorageProblem, match=f"{part} is missing"):
+        index.search("rotate")
+
+
+def test_a_folder_of_somebody_elses_versions_is_left_alone(tmp_path: Path, handbook: Path, words: WordEncoder) -> None:
+    theirs = write(tmp_path / "api" / "versions" / "mine.md", "mine")
+    with pytest.raises(NotAnIndex):
+        Index.open(tmp_path / "api", encoder=words)
+    assert theirs.read_text() == "mine"
+
+
+def test_a_handle_from_before_the_first_sync_takes_over_what_another_made(
+    tmp_path: Path, handbook: Path, words: WordEncoder
+) -> None:
+    path = tmp_path / "i.tarragon"
+    early, late = Index.open(path, encoder=words), Index.open(path, encoder=words, recipe=IndexRecipe(chunk_tokens=16))
+    wrong = Index.open(path, encoder=words, recipe=IndexRecipe(chunk_tokens=99))
+    late.sync(handbook)
+    assert early.sync(handbook).documents_unchanged == 3
+    assert early.recipe.chunk_tokens == 16
+    with pytest.raises(RecipeMismatch, match="chunk_tokens"):
+        wrong.sync(handbook)
+    for handle in (early, late, wrong):
+        handle.close()
+
+
+def test_a_handle_closed_in_another_thread_releases_the_index(
+    tmp_path: Path, handbook: Path, words: WordEncoder
+) -> None:
+    index = Index.open(tmp_path / "i.tarragon", encoder=words)
+    index.sync(handbook)
+    thread = threading.Thread(target=index.close)
+    thread.start()
+    thread.join()
+    with Index.open(tmp_path / "i.tarragon", encoder=words) as again:
+        assert again.search("rotate")
+
+
+def test_a_relative_path_stays_the_same_index(
+    tmp_path: Path, handbook: Path, words: WordEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Index.open("i.tarragon", encoder=words) as index:
+        index.sync("handbook")
+        monkeypatch.chdir(handbook)
+        assert index.status().documents == 3
+        assert index.sync(tmp_path / "handbook").documents_unchanged == 3
 
 
 HOLDER = """

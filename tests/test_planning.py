@@ -146,7 +146,16 @@ def test_vanished_law(recorded: list[str], listed: list[str], hidden: list[str])
     ("deletions", "documents", "share", "expected"),
     [
         (0, 0, 0.3, False),
-        (10, 10, 0.3, False),  # a handful never needs a word
+        (10, 10, 0.3, True),  # a named share is exact
+        (1, 1000, 0.0, True),
+        (2, 10, None, False),  # a fifth
+        (3, 10, None, False),  # a handful that is at most half
+        (5, 10, None, False),
+        (6, 10, None, True),
+        (10, 20, None, False),
+        (11, 22, None, True),
+        (200, 1000, None, False),
+        (201, 1000, None, True),
         (11, 11, 0.3, True),
         (11, 100, 0.1, True),
         (11, 110, 0.1, False),  # exactly the share
@@ -157,7 +166,7 @@ def test_vanished_law(recorded: list[str], listed: list[str], hidden: list[str])
         (11, 1000, 0.0, True),
     ],
 )
-def test_exceeds(deletions: int, documents: int, share: float, expected: bool) -> None:
+def test_exceeds(deletions: int, documents: int, share: float | None, expected: bool) -> None:
     assert exceeds(deletions, documents, share) is expected
 
 

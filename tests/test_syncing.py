@@ -5,14 +5,25 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
 from conftest import HANDBOOK, write
 
 from tarragon import Document, Index, Progress
-from tarragon.errors import DiskFull, EmptySource, EncodingFailed, InvalidInput, SourceNotFound, TooManyDeletions
+from tarragon.errors import (
+    DiskFull,
+    EmptySource,
+    EncodingFailed,
+    IndexLocked,
+    InvalidInput,
+    SourceNotFound,
+    SourceProblem,
+    TooManyDeletions,
+)
 from tarragon.protocols import Embeddings, EncoderInput
 from tarragon.store import edge, ledger
 from tarragon.testing import WordEncoder
@@ -161,10 +172,51 @@ def test_namespaces_keep_sources_apart(index: Index, handbook: Path, tmp_path: P
     index.sync(tmp_path / "wiki", namespace="wiki")
     assert index.status().documents == 4
     assert counts(index.sync(handbook)) == {"unchanged": 3}
-    report = index.sync(tmp_path / "wiki")
-    assert report.documents_failed == 1, "the id belongs to the namespace wiki"
+    with pytest.raises(TooManyDeletions, match="--namespace"):
+        index.sync(tmp_path / "wiki")
+    report = index.sync(tmp_path / "wiki", prune=False)
+    assert counts(report) == {"failed": 1}, "the id belongs to the namespace wiki"
     assert "namespace 'wiki'" in report.failures[0].reason
-    assert index.status().documents == 1 + report.documents_unchanged
+    assert index.status().documents == 4
+
+
+def test_texts_that_differ_in_normalisation_only_are_different_texts(index: Index) -> None:
+    nfc, nfd = normalize("NFC", "Größe é"), normalize("NFD", "Größe é")
+    index.sync([Document("a", nfc, {"t": nfc})])
+    assert counts(index.sync([Document("a", nfd, {"t": nfd})])) == {"changed": 1, "embedded": 1}
+    hit = index.search("Größe")[0]
+    assert (hit.text, hit.metadata, hit.end) == (nfd, {"t": nfd}, len(nfd))
+    assert index.search("Größe", filter={"t": nfd}) == [hit]
+
+
+def test_ids_that_differ_in_normalisation_only_are_one_id(index: Index) -> None:
+    twins = [Document(normalize(form, "é.md"), "The same text.") for form in ("NFC", "NFD")]
+    assert counts(index.sync(twins)) == {"added": 1, "failed": 1, "embedded": 1}
+    assert counts(index.sync(twins[1:])) == {"unchanged": 1}
+    assert len(index.search("same text")) == 1
+
+
+def test_an_index_inside_its_own_source_is_not_indexed(tmp_path: Path, handbook: Path, words: WordEncoder) -> None:
+    with Index.open(handbook / "i.tarragon", encoder=words) as index:
+        for _ in range(2):
+            report = index.sync(handbook)
+            assert dict(report.files_skipped) == {"tarragon index": 1}
+        assert counts(report) == {"unchanged": 3}
+        with pytest.raises(SourceProblem, match="is an index"):
+            index.sync(handbook / "i.tarragon")
+
+
+def test_two_syncs_at_once_are_refused(index: Index, handbook: Path) -> None:
+    refused: list[str] = []
+
+    def again(_: Progress) -> None:
+        with pytest.raises(IndexLocked, match="being synced already") as caught:
+            index.sync([Document("b", "Another.")])
+        refused.append(str(caught.value))
+
+    assert counts(index.sync(handbook, progress=again)) == {"added": 3, "embedded": 6}
+    assert refused
+    assert counts(index.sync(handbook)) == {"unchanged": 3}
 
 
 # --- guards -----------------------------------------------------------------------------------------------------------
@@ -201,6 +253,11 @@ def test_many_deletions_need_a_word(index: Index) -> None:
     assert counts(index.sync(documents[:20], max_delete=0.5)) == {"unchanged": 20, "deleted": 20}
     with pytest.raises(InvalidInput, match="max_delete=20"):
         index.sync(documents, max_delete=20)
+    with pytest.raises(TooManyDeletions):
+        index.sync(documents[:19], max_delete=0)
+    assert counts(index.sync(documents[:10])) == {"unchanged": 10, "deleted": 10}, "a handful, at most half"
+    with pytest.raises(TooManyDeletions):
+        index.sync(documents[:4])
 
 
 # --- bad documents ----------------------------------------------------------------------------------------------------
@@ -226,9 +283,17 @@ def test_bad_files_are_reported_and_the_others_indexed(index: Index, handbook: P
     assert index.status().failures == ()
 
 
+def nested(depth: int) -> dict[str, Any]:
+    return {"a": nested(depth - 1)} if depth else {}
+
+
 @pytest.mark.parametrize(
     ("document", "reason"),
     [
+        (Document("x", "text", nested(40)), "nested deeper than 32"),
+        (Document("x", "text", nested(900)), "nested deeper than 32"),
+        (Document("x", "text", {"large": "x" * 70_000}), "at most 65536"),
+        (Document("x", "text", MappingProxyType({"a": 1})), "mappingproxy"),
         (Document("", "text"), "id"),
         (Document(7, "text"), "7"),  # type: ignore[arg-type]
         (Document("half \udc80", "text"), "surrogate"),
@@ -392,12 +457,14 @@ def test_an_interruption_at_any_write_is_completed_by_the_next_sync(
         assert index.status().unfinished == 0
 
 
-def test_a_version_left_half_made_is_replaced(tmp_path: Path, handbook: Path, words: WordEncoder) -> None:
+def test_a_version_left_half_made_is_passed_over(tmp_path: Path, handbook: Path, words: WordEncoder) -> None:
+    write(tmp_path / "i.tarragon" / "lock", "")
     leftover = write(tmp_path / "i.tarragon" / "versions" / "v1" / "shard" / "junk", "x")
     with Index.open(tmp_path / "i.tarragon", encoder=words) as index:
         index.sync(handbook)
         assert index.search("rotate")
-    assert not leftover.exists()
+        assert index.status().version == "v2"
+    assert leftover.exists(), "nothing is deleted that may be somebody's"
 
 
 def test_too_little_disk_stops_before_writing(index: Index, handbook: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The command line: ``tarragon sync | search | status | optimize``.
 
 Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 synced, but some documents failed · 130 interrupted.
-With ``--json`` exactly one JSON object goes to stdout, also for an error.
+With ``--json`` exactly one JSON object goes to stdout, also for an error; only wrong usage is told on stderr alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from tarragon import __version__
 from tarragon.errors import InvalidFilter, TarragonError
-from tarragon.index import MAX_DELETE, Index
+from tarragon.index import Index
 from tarragon.recipe import Chunking, IndexRecipe, Language, Mode
 from tarragon.sources import DEFAULT_MAX_BYTES
 from tarragon.status import read_status
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
-    except TarragonError as error:
+    except (TarragonError, OSError) as error:
         _fail(options.json, type(error).__name__, str(error))
         return 1
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def _add_sync(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-bytes", type=int, default=DEFAULT_MAX_BYTES, metavar="N", help="largest file to read")
     parser.add_argument("--namespace", default="", metavar="NAME", help="tells several sources in one index apart")
     parser.add_argument("--no-prune", action="store_true", help="keep documents that the source no longer has")
-    parser.add_argument("--max-delete", type=float, default=MAX_DELETE, metavar="SHARE", help="default: %(default)s")
+    parser.add_argument("--max-delete", type=float, metavar="SHARE", help="largest share that may be deleted")
     new = parser.add_argument_group("settings of a new index")
     new.add_argument("--model", help="sentence-transformers name or folder (default: the bundled one)")
     new.add_argument("--document-prompt", metavar="TEXT", help="put before each embedded text")

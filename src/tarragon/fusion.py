@@ -54,7 +54,11 @@ def _standardised(leg: Scores, candidates: Iterable[UUID]) -> dict[UUID, float]:
 
 
 def rrf(dense: Scores, lexical: Scores) -> dict[UUID, float]:
-    """Reciprocal rank fusion: s = Σ 1 / (60 + rankᵢ) over the legs that found the candidate, ranks from 1."""
+    """Reciprocal rank fusion: s = Σ 1 / (60 + rankᵢ), ranks from 1.
+
+    The dense rank is among the candidates of both legs, since each has a dense score; a candidate without a matching
+    word has no lexical rank.
+    """
     return _add(_reciprocal(dense), _reciprocal(lexical))
 
 

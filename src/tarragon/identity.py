@@ -1,7 +1,8 @@
 """Keys: what makes two documents, chunks or vectors the same.
 
-Every key is a BLAKE2b-128 digest over a domain and length-prefixed fields of NFC text, so that no two lists of fields
-can give the same bytes. What a key must not depend on stands with its function; the reasons are in docs/identity.md.
+Every key is a BLAKE2b-128 digest over a domain and length-prefixed fields, so that no two lists of fields can give the
+same bytes. Names (document ids) count as their NFC form, since file systems change that; contents count exactly.
+What a key must not depend on stands with its function; the reasons are in docs/identity.md.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ def digest(domain: str, *fields: str | bytes) -> bytes:
 
 def content_hash(text: str) -> bytes:
     """What a document's text is: its exact characters. Not its modification time, place or normal form."""
-    return digest("text", text.encode("utf-8", "surrogatepass"))
+    return digest("text", _exact(text))
+
+
+def _exact(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def canonical_json(value: Any) -> str:
@@ -37,12 +42,20 @@ def canonical_json(value: Any) -> str:
 
 def metadata_hash(metadata: Mapping[str, Any]) -> bytes:
     """What a document's metadata is; not the order of its keys."""
-    return digest("metadata", canonical_json(dict(metadata)))
+    return digest("metadata", _exact(canonical_json(dict(metadata))))
 
 
 def chunk_hash(embed_text: str) -> bytes:
-    """What a chunk says, before any prompt of a model; not where it stands nor in which document."""
-    return digest("chunk", embed_text)
+    """What a chunk says, before any prompt of a model; not where it stands nor in which document.
+
+    Exact characters: texts that differ in Unicode normalisation are different texts, with different spans.
+    """
+    return digest("chunk", _exact(embed_text))
+
+
+def payload_digest(payload: Mapping[str, Any]) -> bytes:
+    """What is stored beside a chunk's vector and text."""
+    return digest("payload", _exact(canonical_json(dict(payload))))
 
 
 def chunk_ids(document_id: str, hashes: Sequence[bytes]) -> list[UUID]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from tarragon.chunking import Chunker
 from tarragon.encoders.loading import load_encoder
@@ -16,16 +19,13 @@ from tarragon.progress import progress_bar
 from tarragon.protocols import DenseEncoder, Source
 from tarragon.recipe import IndexRecipe, Mode, SearchRecipe
 from tarragon.searching import build_request, embed_queries, search
-from tarragon.sources import DEFAULT_MAX_BYTES, open_source
+from tarragon.sources import DEFAULT_MAX_BYTES, READER_REVISION, open_source
 from tarragon.sources.formats import format_of
 from tarragon.status import local_path, read_status, require_index
 from tarragon.store.embedded import EmbeddedIndex, OpenVersion, attach
-from tarragon.store.folder import Contract, IndexFolder
+from tarragon.store.folder import Contract, VersionFolder
 from tarragon.syncing import Sync, SyncOptions
 from tarragon.types import Document, FloatArray, Hit, IndexStatus, Progress, SyncReport
-
-MAX_DELETE = 0.2
-"""Largest share of the documents that a sync deletes without being told to."""
 
 DISK_MARGIN = 128 << 20
 """Free bytes that the engine needs for its log and new segments, beside the data itself."""
@@ -41,12 +41,15 @@ class Index:
     """
 
     def __init__(
-        self, embedded: EmbeddedIndex, *, recipe: IndexRecipe, encoder: DenseEncoder | None, device: str | None
+        self, embedded: EmbeddedIndex, *, recipe: IndexRecipe | None, encoder: DenseEncoder | None, device: str | None
     ) -> None:
         self._embedded: EmbeddedIndex | None = embedded
-        self._recipe = recipe
+        self._wanted = recipe
+        self._recipe = recipe or IndexRecipe()
+        self._agreed = False
         self._device = device
         self._encoder = encoder
+        self._checked: DenseEncoder | None = None
 
     @classmethod
     def open(
@@ -77,15 +80,13 @@ class Index:
         folder = local_path(path)
         if not create:
             require_index(folder)
-        embedded = attach(folder)
+        index = cls(attach(folder), recipe=recipe, encoder=encoder, device=device)
         try:
-            built = embedded.folder.serving() if folder.exists() else None
-            if built is not None:
-                recipe = _agreed(recipe, built.contract.recipe, folder)
+            index._agree(index._handle.folder.serving() if folder.exists() else None)
         except BaseException:
-            embedded.detach()
+            index.close()
             raise
-        return cls(embedded, recipe=recipe or IndexRecipe(), encoder=encoder, device=device)
+        return index
 
     # --- writing ------------------------------------------------------------------------------------------------------
     def sync(
@@ -97,7 +98,7 @@ class Index:
         max_bytes: int = DEFAULT_MAX_BYTES,
         namespace: str = "",
         prune: bool = True,
-        max_delete: float = MAX_DELETE,
+        max_delete: float | None = None,
         progress: bool | Callable[[Progress], None] | None = None,
     ) -> SyncReport:
         """Make the index hold what the source holds: add, change and delete, embedding only texts that are new.
@@ -111,7 +112,8 @@ class Index:
             max_bytes: Larger files are reported as failed.
             namespace: Name of this source, where several are synced into one index: each only deletes its own.
             prune: Delete documents that the source no longer has.
-            max_delete: Refuse to delete more than this share of the source's documents (10 are always allowed).
+            max_delete: Refuse to delete more than this share of the source's documents. By default a fifth, or ten
+                documents if that is at most half of them.
             progress: A callback; True for a bar on stderr, False for none. By default a bar if stderr is a terminal.
 
         Raises:
@@ -120,21 +122,22 @@ class Index:
             TooManyDeletions: More would be deleted than ``max_delete`` allows; nothing was written.
             ModelNotFound: The model cannot be loaded.
             DiskFull: No room to go on; what was done before is kept.
+            IndexLocked: Another thread is syncing this index, or another process has made it meanwhile.
         """
-        if not 0 <= max_delete <= 1:
+        if max_delete is not None and not 0 <= max_delete <= 1:
             raise InvalidInput(f"max_delete={max_delete} is a share between 0 and 1")
         documents = open_source(source, include=include, exclude=exclude, max_bytes=max_bytes)
-        version = self._writable()
-        folder = version.folder.path.parents[1]
-        limit = min(self._recipe.chunk_tokens, self.encoder.max_tokens)
-        with progress_bar(progress) as on_progress:
+        with self._handle.writing(), progress_bar(progress) as on_progress:
+            version = self._writable()
+            folder = self._handle.folder
+            limit = min(self._recipe.chunk_tokens, self.encoder.max_tokens)
             return Sync(
                 version.store,
                 version.ledger,
                 self.encoder,
                 Chunker(self.encoder.tokenizer, limit, chunking=self._recipe.chunking),
-                SyncOptions(namespace, prune, max_delete, format_of),
-                before_write=lambda size: IndexFolder(folder).require_room(DISK_MARGIN + DISK_FACTOR * size),
+                SyncOptions(namespace, prune, max_delete, format_of, reader=f"reader {READER_REVISION}"),
+                before_write=lambda size: folder.require_room(DISK_MARGIN + DISK_FACTOR * size),
                 on_progress=on_progress,
             ).run(documents)
 
@@ -183,7 +186,9 @@ class Index:
             return []
         if settings.mode == "lexical":
             vector = None
-        elif vector is None:
+        elif vector is not None:
+            vector = _checked_vector(vector, version.contract.dimensions)
+        else:
             vector = embed_queries(self._checked_encoder(version.contract), [query], settings)[0]
         return search(version.store, build_request(query, vector, k, condition, settings), k, settings)
 
@@ -212,7 +217,15 @@ class Index:
 
     @property
     def _version(self) -> OpenVersion | None:
-        return self._handle.version
+        version = self._handle.version
+        self._agree(version.folder if version else None)  # it may have been made since, by another handle
+        return version
+
+    def _agree(self, version: VersionFolder | None) -> None:
+        """Take over the settings of an existing version, or raise `RecipeMismatch`."""
+        if version is not None and not self._agreed:
+            self._recipe = _agreed(self._wanted, version.contract.recipe, self._handle.folder.path)
+            self._agreed = True
 
     def _writable(self) -> OpenVersion:
         version = self._version
@@ -229,8 +242,6 @@ class Index:
                 raise _other_space(contract, given)
             self._checked = self.encoder
         return self.encoder
-
-    _checked: DenseEncoder | None = None
 
     # --- closing ------------------------------------------------------------------------------------------------------
     def close(self) -> None:
@@ -281,8 +292,13 @@ def _other_space(built: Contract, given: Contract) -> RecipeMismatch:
     )
 
 
+def _checked_vector(vector: FloatArray, dimensions: int) -> FloatArray:
+    row = np.asarray(vector, dtype=np.float32)
+    if row.shape != (dimensions,) or not np.isfinite(row).all():
+        raise InvalidInput(f"a query vector has {dimensions} finite numbers here, not shape {row.shape}: {row!r:.80}")
+    return row
+
+
 def _search_settings(recipe: SearchRecipe | None, mode: Mode | None) -> SearchRecipe:
     settings = recipe or SearchRecipe()
-    if mode is None:
-        return settings
-    return SearchRecipe(mode=mode, depth=settings.depth, fusion=settings.fusion, query_prompt=settings.query_prompt)
+    return settings if mode is None else replace(settings, mode=mode)

@@ -8,11 +8,20 @@ from typing import Any, get_args
 from uuid import UUID
 
 from tarragon.errors import InvalidDocument
-from tarragon.identity import canonical_json, chunk_hash, chunk_ids, digest
+from tarragon.identity import canonical_json, chunk_hash, chunk_ids, payload_digest
 from tarragon.types import Chunk, Document, Format
 
+MAX_DELETE = 0.2
+"""Share of the documents that is deleted without asking, where the caller names none."""
+
 SMALL_DELETION = 10
-"""Up to this many documents are deleted without asking, however small the index."""
+"""Up to this many are deleted without asking too, if they are at most half."""
+
+METADATA_DEPTH = 32
+"""Objects and lists inside one another. The engine's log cannot be read back beyond 120."""
+
+METADATA_BYTES = 64 * 1024
+"""Of a document's metadata as JSON; it is stored with every passage."""
 
 _INTEGERS = range(-(1 << 63), 1 << 63)
 
@@ -62,16 +71,17 @@ def wanted_chunks(document: Document, chunks: Sequence[Chunk]) -> list[WantedChu
             "heading": list(chunk.heading),
             "metadata": dict(document.metadata),
         }
-        wanted.append(WantedChunk(id_, hash_, chunk, payload, digest("payload", canonical_json(payload))))
+        wanted.append(WantedChunk(id_, hash_, chunk, payload, payload_digest(payload)))
     return wanted
 
 
 def diff_chunks(wanted: Sequence[WantedChunk], stored: Mapping[UUID, bytes]) -> ChunkDiff:
     """Compare with what is stored: chunk id → digest of its payload."""
+    kept = {chunk.id for chunk in wanted}
     return ChunkDiff(
         add=tuple(chunk for chunk in wanted if chunk.id not in stored),
         move=tuple(chunk for chunk in wanted if stored.get(chunk.id, chunk.payload_digest) != chunk.payload_digest),
-        drop=tuple(id_ for id_ in stored if id_ not in {chunk.id for chunk in wanted}),
+        drop=tuple(id_ for id_ in stored if id_ not in kept),
     )
 
 
@@ -84,9 +94,14 @@ def vanished(recorded: Collection[str], listed: Collection[str], hidden: Sequenc
     return sorted(document_id for document_id in gone if not document_id.startswith(tuple(hidden)))
 
 
-def exceeds(deletions: int, documents: int, share: float) -> bool:
-    """Whether so many deletions need the caller's word: more than a handful, and more than this share."""
-    return deletions > SMALL_DELETION and deletions > share * documents
+def exceeds(deletions: int, documents: int, share: float | None) -> bool:
+    """Whether so many deletions need the caller's word.
+
+    With a ``share`` exactly that many are allowed; without, `MAX_DELETE`, or a handful that is at most half.
+    """
+    if share is not None:
+        return deletions > share * documents
+    return deletions > MAX_DELETE * documents and (deletions > SMALL_DELETION or 2 * deletions > documents)
 
 
 def check_id(document_id: str) -> None:
@@ -105,10 +120,16 @@ def check_document(document: Document) -> None:
     if document.format is not None and document.format not in get_args(Format):
         known = ", ".join(get_args(Format))
         raise InvalidDocument(f"format={document.format!r} of document {document.id!r} is not one of {known}")
-    if not isinstance(document.metadata, Mapping):
+    if not isinstance(document.metadata, dict):
         kind = type(document.metadata).__name__
-        raise InvalidDocument(f"the metadata of document {document.id!r} is {kind}, not an object")
-    _check_json(document.metadata, document.id, "metadata")
+        raise InvalidDocument(f"the metadata of document {document.id!r} is {kind}, not a dict")
+    _check_json(document.metadata, document.id, "metadata", METADATA_DEPTH)
+    size = len(canonical_json(document.metadata).encode("utf-8"))
+    if size > METADATA_BYTES:
+        raise InvalidDocument(
+            f"the metadata of document {document.id!r} is {size} bytes of JSON, and at most {METADATA_BYTES} are kept, "
+            "because they are stored with each of its passages. Keep large values elsewhere, under the document's id"
+        )
 
 
 def _check_encodable(text: str, what: str) -> None:
@@ -118,16 +139,18 @@ def _check_encodable(text: str, what: str) -> None:
         raise InvalidDocument(f"{what} has a lone surrogate at character {error.start}, which is no text") from None
 
 
-def _check_json(value: Any, document_id: str, place: str) -> None:
-    if isinstance(value, Mapping):
+def _check_json(value: Any, document_id: str, place: str, depth: int) -> None:
+    if depth < 0:
+        raise InvalidDocument(f"the metadata of document {document_id!r} is nested deeper than {METADATA_DEPTH}")
+    if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise InvalidDocument(f"{place} of document {document_id!r} has the key {key!r}, which is not str")
             _check_encodable(key, f"a key of {place} of document {document_id!r}")
-            _check_json(inner, document_id, f"{place}.{key}")
+            _check_json(inner, document_id, f"{place}.{key}", depth - 1)
     elif isinstance(value, list):
         for inner in value:
-            _check_json(inner, document_id, place)
+            _check_json(inner, document_id, place, depth - 1)
     elif isinstance(value, int) and not isinstance(value, bool):
         if value not in _INTEGERS:
             raise InvalidDocument(

@@ -50,7 +50,7 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     if "://" in text:
         raise InvalidInput(f"{text}: an index is a folder; Qdrant servers are not supported yet", path=text)
-    return Path(text).expanduser()
+    return Path(text).expanduser().absolute()
 
 
 def require_index(path: Path) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeAlias
+from unicodedata import normalize
 from uuid import UUID
 
 import numpy as np
@@ -63,14 +64,16 @@ class SyncOptions:
     Attributes:
         namespace: Keeps the documents of several sources in one index apart.
         prune: Delete documents that the source no longer has.
-        max_delete: Largest share of the documents that may be deleted.
+        max_delete: Largest share of the documents that may be deleted; None: see `tarragon.planning.exceeds`.
         format_of: Format of a document by its id, where it does not say.
+        reader: Changes whenever the same file could give another text.
     """
 
     namespace: str
     prune: bool
-    max_delete: float
+    max_delete: float | None
     format_of: Callable[[str], Format]
+    reader: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ class Sync:
         self._options = options
         self._before_write = before_write
         self._on_progress = on_progress
-        self._contract = digest("contract", chunker.identity).hex()
+        self._contract = digest("contract", chunker.identity, options.reader).hex()
         self._counts: Counter[str] = Counter()
         self._failures: list[Failure] = []
         self._started = time.perf_counter()
@@ -128,7 +131,7 @@ class Sync:
             EmptySource: The source has no documents, but the index has, and ``max_delete`` is below 1.
             TooManyDeletions: More documents are gone than ``max_delete`` allows. Nothing was written.
         """
-        items = [item for item in source.items() if self._has_good_id(item)]
+        items = [_under_nfc_id(item) for item in source.items() if self._has_good_id(item)]
         self._total = len(items)
         known = self._ledger.documents(self._options.namespace)
         gone = self._deletions(items, known, source)
@@ -144,7 +147,6 @@ class Sync:
             self._report_progress()
         self._write(window)
         self._delete(gone)
-        self._store.flush()
         self._report_progress()
         return self._report(source)
 
@@ -155,7 +157,7 @@ class Sync:
         hidden = [item.hides for item in items if item.hides is not None]
         gone = vanished(known, {item.document_id for item in items}, hidden)
         share = self._options.max_delete
-        if not items and share < 1 and known:
+        if not items and share != 1 and known:
             raise EmptySource(
                 f"the source has no documents{_left_out(source)}, and the index holds {len(known)} from it. Check the "
                 "path; to really empty the index, allow it with max_delete=1.0 (--max-delete 1.0)",
@@ -163,8 +165,8 @@ class Sync:
             )
         if exceeds(len(gone), len(known), share):
             raise TooManyDeletions(
-                f"{len(gone)} of {len(known)} documents are no longer in the source ({', '.join(gone[:3])}, ...); at "
-                f"most {share:.0%} are deleted without being told to. Check the path; another source needs its own "
+                f"{len(gone)} of {len(known)} documents are no longer in the source ({', '.join(gone[:3])}, ...); that "
+                f"many are not deleted without being told to. Check the path; another source needs its own "
                 "namespace (--namespace); to delete them, raise max_delete (--max-delete); to keep them, prune=False "
                 "(--no-prune)",
                 deletions=len(gone),
@@ -233,6 +235,7 @@ class Sync:
 
     def _fail(self, document_id: str, reason: str, record: DocumentRecord | None) -> None:
         """Note why a document could not be indexed; what it had before stays."""
+        reason = reason.encode("utf-8", "backslashreplace").decode()  # paths can hold what is no text
         self._failures.append(Failure(document_id, reason))
         if record is None:
             other = self._ledger.document(document_id)
@@ -265,6 +268,7 @@ class Sync:
         self._store.upsert(add)
         self._store.set_payload({chunk.id: chunk.payload for i in good for chunk in diffs[i].move})
         self._store.delete(drop)
+        self._store.flush()  # the ledger must never say more than what survives a power cut
         self._ledger.commit(writes)
         for i in good:
             self._counts["documents_added" if jobs[i].is_new else "documents_changed"] += 1
@@ -327,6 +331,7 @@ class Sync:
             chunks = [chunk.id for document_id in batch for chunk in self._ledger.chunks(document_id)]
             self._ledger.intend_deletion(batch)
             self._store.delete(chunks)
+            self._store.flush()
             self._ledger.commit_deletion(batch)
             self._counts["documents_deleted"] += len(batch) - never
             self._counts["chunks_deleted"] += len(chunks)
@@ -349,6 +354,11 @@ class Sync:
             model=self._encoder.name,
             device=self._encoder.device if self._counts["chunks_embedded"] else "",
         )
+
+
+def _under_nfc_id(item: SourceItem) -> SourceItem:
+    """Ids that differ in Unicode normalisation only are one id, as file systems have it."""
+    return replace(item, document_id=normalize("NFC", item.document_id))
 
 
 def _row(chunk: WantedChunk) -> ChunkRecord:

@@ -104,7 +104,8 @@ class Failure:
 class SyncReport:
     """What a sync did.
 
-    Documents are counted once each, as added, changed, unchanged or failed, and the ones that are gone as deleted.
+    Each document of the source is added, changed, unchanged or failed, and the ones that are gone are deleted. Of two
+    documents with one id the second fails.
 
     Attributes:
         chunks_embedded: Distinct new texts that the model was run on.

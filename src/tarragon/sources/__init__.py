@@ -16,7 +16,18 @@ from tarragon.sources.jsonl import JsonlSource
 from tarragon.sources.reading import DEFAULT_MAX_BYTES
 from tarragon.types import Document
 
-__all__ = ["DEFAULT_MAX_BYTES", "DocumentsSource", "FileSource", "FolderSource", "JsonlSource", "open_source"]
+READER_REVISION = 1
+"""Raised when a converter gives other text than before for the same file: files are then read again."""
+
+__all__ = [
+    "DEFAULT_MAX_BYTES",
+    "READER_REVISION",
+    "DocumentsSource",
+    "FileSource",
+    "FolderSource",
+    "JsonlSource",
+    "open_source",
+]
 
 
 def open_source(
@@ -39,6 +50,8 @@ def open_source(
         SourceNotFound: There is nothing at the path.
         InvalidInput: This cannot be a source, or patterns are given for something other than a folder.
     """
+    if isinstance(source, (str, os.PathLike)):
+        source = os.path.expanduser(source)
     if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
         return FolderSource(source, include=include, exclude=exclude, max_bytes=max_bytes)
     if isinstance(source, (str, os.PathLike)):

@@ -57,7 +57,7 @@ def skip_reason(path: str) -> str:
     """Why a folder leaves this regular file out; empty if it does not. Opens it only if its suffix says nothing."""
     suffix = suffix_of(os.path.basename(path))
     if suffix in CONVERTED_SUFFIXES:
-        return "" if available() else "needs tarragon[documents]"
+        return ""
     if suffix in BINARY_SUFFIXES or (suffix not in TEXT_SUFFIXES and holds_binary(path)):
         return "binary"
     return ""
@@ -78,6 +78,8 @@ def load_file(path: str, document_id: str, *, max_bytes: int) -> Document:
     """
     suffix = suffix_of(os.path.basename(path))
     if suffix in CONVERTED_SUFFIXES:
+        if not available():  # not skipped: a sync would then delete what it indexed earlier
+            raise UnreadableDocument(f"{path}: to read {suffix} files, pip install 'tarragon[documents]'", path=path)
         text = convert(path, max_bytes=max_bytes)
     else:
         text = _decoded(path, html=suffix in HTML_SUFFIXES, max_bytes=max_bytes)

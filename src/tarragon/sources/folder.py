@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 
+INDEX_MARK = "tarragon.json"
+"""A folder with this file is an index: it is never read as documents, not even inside the folder it is made from."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """Something in the folder.
@@ -67,10 +71,12 @@ class FolderSource:
 
         Raises:
             SourceNotFound: The folder is not there.
-            SourceProblem: It may not be read.
+            SourceProblem: It may not be read, or is an index.
         """
         if not os.path.isdir(self._root):
             raise SourceNotFound(f"no folder at {self._root}", path=self._root)
+        if os.path.exists(os.path.join(self._root, INDEX_MARK)):
+            raise SourceProblem(f"{self._root} is an index, not a folder of documents", path=self._root)
         self._skipped = Counter()
         return self._walk(self._skipped)
 
@@ -128,6 +134,8 @@ class FolderSource:
         return unreadable(entry.document_id, reason, path=entry.path, hides=below)
 
     def _enter(self, entry: _Entry, status: os.stat_result) -> SourceItem | list[_Entry] | str:
+        if os.path.exists(os.path.join(entry.path, INDEX_MARK)):
+            return "tarragon index"
         if (status.st_dev, status.st_ino) in entry.trail:
             return "symlink loop"
         try:

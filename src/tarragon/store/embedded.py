@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from tarragon.errors import IndexLocked, StorageProblem
 from tarragon.protocols import Ledger, Store
 from tarragon.store.folder import Contract, IndexFolder, VersionFolder
 
@@ -38,6 +41,7 @@ class EmbeddedIndex:
         self._locked = False
         self._open: OpenVersion | None = None
         self._mutex = threading.RLock()
+        self._writing = threading.Lock()
         if path.exists() and self.folder.serving() is not None:
             self._take_lock()
 
@@ -46,20 +50,39 @@ class EmbeddedIndex:
         """The serving version, opened when first asked for; None before the first sync."""
         with self._mutex:
             if self._open is None and (serving := self.folder.serving()):
+                self._take_lock()
                 self._open = self._open_version(serving)
             return self._open
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One writer at a time. Raises `IndexLocked` if another thread, or this one, is syncing already."""
+        if not self._writing.acquire(blocking=False):
+            raise IndexLocked(f"{self.folder.path} is being synced already; wait until that sync is done")
+        try:
+            yield
+        finally:
+            self._writing.release()
+
     def create_version(self, contract: Contract) -> OpenVersion:
-        """Make the first version and let it serve."""
+        """Make the first version and let it serve; the serving one if there is one already."""
         with self._mutex:
             self._take_lock()
+            if (version := self.version) is not None:
+                return version
             folder = self.folder.create_version(contract)
-            self._open = self._open_version(folder)
+            self._open = self._open_version(folder, create=True)
             self.folder.point_to(folder)
             return self._open
 
-    def _open_version(self, folder: VersionFolder) -> OpenVersion:
+    def _open_version(self, folder: VersionFolder, *, create: bool = False) -> OpenVersion:
         from tarragon.store.edge import EdgeStore  # the engine's library is loaded only where it is used
+
+        if missing := [path for path in (folder.shard, folder.ledger_path) if not path.exists() and not create]:
+            raise StorageProblem(
+                f"{missing[0]} is missing: the index is damaged. Restore it from a copy, or sync a new one",
+                path=missing[0],
+            )
 
         contract = folder.contract
         language = contract.recipe.language

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ FORMAT = 1
 """Of this layout. A newer one is refused."""
 
 POINTER = "tarragon.json"
-_OWN_NAMES = {POINTER, "lock", "holder.json", "versions"}
+_OWN_NAMES = {POINTER, "lock", "holder.json", "versions", f".{POINTER}.new", ".holder.json.new"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,14 @@ class VersionFolder:
         """The engine's folder."""
         return self.path / "shard"
 
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger's file."""
+        return self.path / "ledger.sqlite"
+
     def ledger(self, *, readonly: bool = False) -> SqliteLedger:
         """Open the ledger."""
-        return SqliteLedger(self.path / "ledger.sqlite", readonly=readonly)
+        return SqliteLedger(self.ledger_path, readonly=readonly)
 
 
 class IndexFolder:
@@ -99,7 +105,7 @@ class IndexFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = FileLock(path / "lock", timeout=0)
+        self._lock = FileLock(path / "lock", timeout=0, thread_local=False)
         if path.exists() and (not path.is_dir() or (not self._is_index() and not self._is_blank())):
             raise NotAnIndex(
                 f"{path} exists and is not a Tarragon index. Name a new folder, such as handbook.tarragon",
@@ -110,7 +116,8 @@ class IndexFolder:
         return (self.path / POINTER).is_file()
 
     def _is_blank(self) -> bool:
-        return {entry.name for entry in self.path.iterdir()} <= _OWN_NAMES
+        names = {entry.name for entry in self.path.iterdir()}
+        return not names or (names <= _OWN_NAMES and "lock" in names)
 
     def lock(self) -> None:
         """Take the index for this process. Released by `unlock`, and by the system if the process dies.
@@ -118,9 +125,9 @@ class IndexFolder:
         Raises:
             IndexLocked: Another process has it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
         holder = self.path / "holder.json"
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout:
             who = _read_json(holder).get("pid", "unknown") if holder.is_file() else "unknown"
@@ -130,7 +137,10 @@ class IndexFolder:
                 path=self.path,
                 pid=who,
             ) from None
-        _write_json(holder, {"pid": os.getpid()})
+        except OSError as error:
+            raise StorageProblem(f"{self.path} cannot be locked: {error.strerror or error}", path=self.path) from error
+        with suppress(StorageProblem):  # it only helps others to word their error
+            _write_json(holder, {"pid": os.getpid()})
 
     def unlock(self) -> None:
         """Let other processes have it."""
@@ -154,8 +164,6 @@ class IndexFolder:
     def create_version(self, contract: Contract) -> VersionFolder:
         """Make a folder for a new version. It serves only once `point_to` names it."""
         versions = self.path / "versions"
-        if not self._is_index():
-            shutil.rmtree(versions, ignore_errors=True)  # left by a process that died before its first pointer
         number = 1 + max((int(entry.name[1:]) for entry in versions.glob("v*") if entry.name[1:].isdigit()), default=0)
         version = VersionFolder(versions / f"v{number}", contract)
         version.path.mkdir(parents=True)
@@ -169,7 +177,8 @@ class IndexFolder:
 
     def size(self) -> int:
         """Bytes on disk, as allocated."""
-        return sum(_allocated(file) for file in self.path.rglob("*"))
+        folders = os.walk(self.path)  # unlike rglob, it passes over what the engine drops meanwhile
+        return sum(_allocated(Path(folder, name)) for folder, _, names in folders for name in names)
 
     def require_room(self, needed: int) -> None:
         """Raise `DiskFull` if the disk has less room. The engine maps files into memory: a full disk would kill us."""

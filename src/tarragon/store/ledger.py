@@ -101,7 +101,7 @@ class SqliteLedger:
         with self._transaction() as db:
             db.executemany(
                 "INSERT INTO documents VALUES (?, ?, 'writing', NULL, NULL, NULL) "
-                "ON CONFLICT (document_id) DO UPDATE SET status = 'writing'",
+                "ON CONFLICT (document_id) DO UPDATE SET status = 'writing', namespace = excluded.namespace",
                 [(write.record.document_id, write.record.namespace) for write in writes],
             )
             db.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?)", _chunk_rows(writes))
@@ -147,8 +147,8 @@ class SqliteLedger:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, _sqlite_errors(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
