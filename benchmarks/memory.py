@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory SOURCE [--index DIR] [--json OUT]
 
-Loads the model and encodes once, then syncs the source and samples the resident memory of this process after every
-document. File pages that the engine maps count as resident here, although the system can drop them at any time; what
+Loads the model and encodes once, then syncs the source while a thread samples the resident memory of this process every
+20 ms. File pages that the engine maps count as resident here, although the system can drop them at any time; what
 belongs to the process alone is shown beside it.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tarragon import Index, Progress
 from tarragon.protocols import EncoderInput
 
 TENTHS = 10
+INTERVAL = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +44,28 @@ def sample(chunks: int) -> Sample:
 def measure(source: str, folder: Path) -> tuple[Sample, list[Sample], float]:
     """(before, while syncing, seconds)."""
     samples: list[Sample] = []
+    done = threading.Event()
+    embedded = 0
     with Index.open(folder) as index:
         index.encoder.encode_documents([EncoderInput("warm up " * 300)] * 8)
         before = sample(0)
 
-        def watch(progress: Progress) -> None:
-            samples.append(sample(progress.chunks_embedded))
+        def watch() -> None:
+            while not done.wait(INTERVAL):
+                samples.append(sample(embedded))
+
+        def note(progress: Progress) -> None:
+            nonlocal embedded
+            embedded = progress.chunks_embedded
 
         started = time.perf_counter()
-        index.sync(source, progress=watch)
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            index.sync(source, progress=note)
+        finally:
+            done.set()
+            thread.join()
         return before, samples, time.perf_counter() - started
 
 
