@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from operator import add
 from uuid import UUID
 
 from tarragon.protocols import LegScores, Scores
@@ -18,7 +19,7 @@ Ranking = list[tuple[UUID, float]]
 
 def ranking(scores: Mapping[UUID, float]) -> Ranking:
     """Best first; equal scores by id, so that the order is total."""
-    return sorted(scores.items(), key=lambda entry: (-entry[1], entry[0].bytes))
+    return sorted(scores.items(), key=lambda entry: (-entry[1], entry[0].int))
 
 
 def fuse(legs: LegScores, method: Fusion) -> Ranking:
@@ -38,19 +39,21 @@ def dbsf(dense: Scores, lexical: Scores) -> dict[UUID, float]:
     fusing each leg's own hits gives it one half, below the noise of the other leg. Scores lie between 0 and 2, except
     such outliers'. A leg without spread gives every candidate one half.
     """
-    return _add(_standardised(dense, dense), _standardised(lexical, dense))
+    ids = list(dense)
+    near = _standardised(list(dense.values()))
+    words = _standardised([lexical.get(id_, 0.0) for id_ in ids])
+    return dict(zip(ids, map(add, near, words), strict=True))
 
 
-def _standardised(leg: Scores, candidates: Iterable[UUID]) -> dict[UUID, float]:
-    scores = {id_: leg.get(id_, 0.0) for id_ in candidates}
+def _standardised(scores: list[float]) -> list[float]:
     count = len(scores)
     if count < 2:
-        return dict.fromkeys(scores, 0.5)
-    mean = math.fsum(scores.values()) / count
-    deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores.values()) / (count - 1))
+        return [0.5] * count
+    mean = math.fsum(scores) / count
+    deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (count - 1))
     if deviation <= 1e-9 * max(1.0, abs(mean)):
-        return dict.fromkeys(scores, 0.5)
-    return {id_: (score - mean) / (6 * deviation) + 0.5 for id_, score in scores.items()}
+        return [0.5] * count
+    return [(score - mean) / (6 * deviation) + 0.5 for score in scores]
 
 
 def rrf(dense: Scores, lexical: Scores) -> dict[UUID, float]:

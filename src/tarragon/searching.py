@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from tarragon.filters import Filter
-from tarragon.fusion import Ranking, fuse, ranking
+from tarragon.fusion import Ranking, fuse
 from tarragon.protocols import DenseEncoder, DenseLeg, LegScores, LexicalLeg, Scores, SearchRequest, Store
 from tarragon.recipe import SearchRecipe
 from tarragon.types import FloatArray, Hit
+
+Leg = TypeVar("Leg", DenseLeg, LexicalLeg)
 
 MOST_TIES = 256
 """A tie is followed to this many times the leg's limit; a larger one is cut where the engine cuts it."""
@@ -55,44 +58,47 @@ def candidates(store: Store, request: SearchRequest) -> LegScores:
     The engine cuts a leg at its limit wherever that falls among equal scores, and which of them it keeps depends on the
     order in which they were stored. So one more is asked for, and more again while the cut goes through a tie.
     """
-    factor = 1
-    while True:
-        legs = store.search(_deeper(request, factor))
-        dense = _cut(legs.dense, request.dense, factor)
-        lexical = _cut(legs.lexical, request.lexical, factor)
-        if (dense is not None and lexical is not None) or factor >= MOST_TIES:
-            return _of_either(legs, dense or legs.dense or {}, lexical or legs.lexical or {})
-        factor *= 4
-
-
-def _deeper(request: SearchRequest, factor: int) -> SearchRequest:
     dense, lexical = request.dense, request.lexical
-    return replace(
-        request,
-        dense=replace(dense, limit=dense.limit * factor + 1) if dense else None,
-        lexical=replace(lexical, limit=lexical.limit * factor + 1) if lexical else None,
-    )
+    while True:
+        legs = store.search(replace(request, dense=_one_more(dense), lexical=_one_more(lexical)))
+        dense_least, dense_ties = _least(legs.dense, request.dense, dense)
+        lexical_least, lexical_ties = _least(legs.lexical, request.lexical, lexical)
+        if not dense_ties and not lexical_ties:
+            return _at_least(legs, dense_least, lexical_least)
+        dense = _deeper(dense) if dense_ties else dense
+        lexical = _deeper(lexical) if lexical_ties else lexical
 
 
-def _cut(scores: Scores | None, leg: DenseLeg | LexicalLeg | None, factor: int) -> Scores | None:
-    """The leg's own hits down to its limit and the ties there; None if these may go on beyond what was fetched."""
-    if scores is None or leg is None:
-        return {}
-    own = ranking(scores)[: leg.limit * factor + 1]
-    if len(own) <= leg.limit:
-        return dict(own)
-    last = own[leg.limit - 1][1]
-    if own[-1][1] == last and len(own) == leg.limit * factor + 1:
-        return None
-    return {id_: score for id_, score in own if score >= last}
+def _one_more(leg: Leg | None) -> Leg | None:
+    return None if leg is None else replace(leg, limit=leg.limit + 1)
 
 
-def _of_either(legs: LegScores, dense: Scores, lexical: Scores) -> LegScores:
-    chosen = {**dense, **lexical}
-    return LegScores(
-        None if legs.dense is None else {id_: legs.dense[id_] for id_ in chosen if id_ in legs.dense},
-        None if legs.lexical is None else {id_: legs.lexical[id_] for id_ in chosen if id_ in legs.lexical},
-    )
+def _deeper(leg: Leg | None) -> Leg | None:
+    return None if leg is None else replace(leg, limit=4 * leg.limit)
+
+
+def _least(scores: Scores | None, wanted: Leg | None, asked: Leg | None) -> tuple[float, bool]:
+    """The score of the last hit within the wanted limit, and whether hits that tie with it may be missing."""
+    if scores is None or wanted is None or asked is None:
+        return math.inf, False
+    own = sorted(scores.values(), reverse=True)[: asked.limit + 1]
+    if len(own) <= wanted.limit:
+        return -math.inf, False
+    least = own[wanted.limit - 1]
+    was_cut = len(own) == asked.limit + 1 and asked.limit < MOST_TIES * wanted.limit
+    return least, was_cut and own[-1] == least
+
+
+def _at_least(legs: LegScores, dense_least: float, lexical_least: float) -> LegScores:
+    """The candidates that reach the least score of either leg, with their scores in both."""
+    dense, lexical = legs.dense, legs.lexical
+    if dense is None or lexical is None:
+        least = dense_least if lexical is None else lexical_least
+        chosen = {id_: score for id_, score in (dense or lexical or {}).items() if score >= least}
+        return LegScores(chosen if dense is not None else None, chosen if lexical is not None else None)
+    words = lexical.get
+    chosen = {id_: score for id_, score in dense.items() if score >= dense_least or words(id_, -1.0) >= lexical_least}
+    return LegScores(chosen, {id_: score for id_, score in lexical.items() if id_ in chosen})
 
 
 def to_hits(ranking: Ranking, payloads: Mapping[UUID, Mapping[str, Any]]) -> list[Hit]:

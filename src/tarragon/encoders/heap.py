@@ -9,7 +9,7 @@ from typing import Any
 
 @cache
 def _trim() -> Any:
-    """glibc's ``malloc_trim``; None with another C library."""
+    """Glibc's ``malloc_trim``; None with another C library."""
     try:
         return ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):
