@@ -30,9 +30,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_blocks_of_the_readme_run_in_order(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names: dict[str, object] = {}
     outputs = []
     for block in BLOCKS:
+        names: dict[str, object] = {}
         exec(compile(block, "README.md", "exec"), names)
         outputs.append(capsys.readouterr().out)
         if "index" in names:

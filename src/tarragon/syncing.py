@@ -7,7 +7,8 @@ Documents go through in windows of bounded size. For each window: chunk, find or
     delete   chunks no longer wanted
     commit   the ledger says that the documents are as they should be
 
-so that a process killed at any point leaves an index that opens, answers, and is completed by the next sync.
+so that a process killed at any point leaves an index that opens, answers, and is completed by the next sync. Between
+the upsert and the delete a search can meet both texts of a document.
 """
 
 from __future__ import annotations

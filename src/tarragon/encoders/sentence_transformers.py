@@ -1,8 +1,8 @@
 """Dense encoder over any sentence-transformers model.
 
 The library loads the model and runs its forward; what happens around it is ours: texts are tokenised once (chunks bring
-their ids), sorted by true length, and batched under a token budget, which alone makes MiniLM on two cores 1.4 × as fast
-as ``SentenceTransformer.encode`` at its best batch size (benchmarks/README.md).
+their ids), sorted by true length, and batched under a token budget. On two cores that makes a whole sync 1.35 × as fast
+as ``SentenceTransformer.encode`` alone at its default batch size, and 1.06 × at its best (benchmarks/README.md).
 
 Found in sentence-transformers 6.2: ``encode`` sorts by characters and counts batches in texts. ``prompts`` holds empty
 strings for both roles when the model's configuration has none, and because of that ``encode_document`` overlooks a
@@ -39,7 +39,7 @@ BEHAVIOUR_REVISION = 1
 """Raised when this file changes the vectors it makes."""
 
 TOKEN_BUDGET = {"cpu": 2_048, "cuda": 65_536, "mps": 8_192}
-"""Tokens in a batch. CPU: best of 512 to 16,384 for MiniLM on two cores (benchmarks/README.md). CUDA: from the launch
+"""Tokens in a batch. CPU: best of 512 to 16,384 for MiniLM on two cores (``benchmarks.encoder --sweep``). CUDA: from the launch
 cost against the arithmetic of a small model; not measured here. MPS: a guess between the two, not measured."""
 
 WIDTH_STEP = 8
