@@ -39,8 +39,8 @@ BEHAVIOUR_REVISION = 1
 """Raised when this file changes the vectors it makes."""
 
 TOKEN_BUDGET = {"cpu": 2_048, "cuda": 65_536, "mps": 8_192}
-"""Tokens in a batch. CPU: best of 512 to 16,384 for MiniLM on two cores (``benchmarks.encoder --sweep``). CUDA: from the
-launch cost against the arithmetic of a small model; not measured here. MPS: a guess between the two, not measured."""
+"""Tokens in a batch. CPU: best of 512 to 16,384 for MiniLM on two cores (``benchmarks.encoder --sweep``). CUDA: from
+the launch cost against the arithmetic of a small model; not measured. MPS: a guess between the two, not measured."""
 
 WIDTH_STEP = 8
 """Batches are padded to a multiple of this, so that they come in few shapes, for each of which torch prepares anew."""
