@@ -228,9 +228,8 @@ class Index:
             self._agreed = True
 
     def _writable(self) -> OpenVersion:
-        version = self._version
-        if version is None:
-            return self._handle.create_version(Contract.of(self._recipe, self.encoder))
+        version = self._version or self._handle.create_version(Contract.of(self._recipe, self.encoder))
+        self._agree(version.folder)  # another handle may have been first
         self._checked_encoder(version.contract)
         return version
 
