@@ -45,6 +45,9 @@ the launch cost against the arithmetic of a small model; not measured. MPS: a gu
 WIDTH_STEP = 8
 """Batches are padded to a multiple of this, so that they come in few shapes, for each of which torch prepares anew."""
 
+RELEASE_EVERY = 4
+"""Batches on the CPU between giving freed memory back."""
+
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _PROBES = ("A short probe.", "Ünïcode, naïve — 漢字かな مرحبا", "x = f(a_b)[0]  # code\n\tindented")
 _VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
@@ -119,10 +122,7 @@ class SentenceTransformerEncoder:
     # --- encoding -----------------------------------------------------------------------------------------------------
     def encode_documents(self, inputs: Sequence[EncoderInput]) -> Embeddings:
         """See `tarragon.protocols.DenseEncoder`."""
-        embeddings = self._encode(inputs, self.document_prompt, "document")
-        if self.device == "cpu":
-            release_free_memory()
-        return embeddings
+        return self._encode(inputs, self.document_prompt, "document")
 
     def encode_queries(self, texts: Sequence[str], prompt: str | None = None) -> Embeddings:
         """See `tarragon.protocols.DenseEncoder`."""
@@ -138,8 +138,10 @@ class SentenceTransformerEncoder:
             features = self._features([sequences[i] for i in batch], [inputs[i].text for i in batch], prompt, task)
             vectors[batch] = self._forward(features, task)
 
-        for batch in self._batches(lengths):
+        for number, batch in enumerate(self._batches(lengths), start=1):
             self._run_halving(run, batch)
+            if self.device == "cpu" and number % RELEASE_EVERY == 0:
+                release_free_memory()
         return Embeddings(vectors, int(lengths.sum()), sum(len(ids) for ids in sequences) - int(lengths.sum()))
 
     def _sequences(self, inputs: Sequence[EncoderInput], prompt: str) -> list[IntArray]:
