@@ -20,7 +20,7 @@ def release_free_memory() -> None:
     """Return what is freed but kept by the allocator.
 
     Batches of many shapes leave glibc's heap full of holes: 300 MiB after 1,100 chunks of MiniLM on the CPU and growing;
-    with this every few batches it stays below 190 MiB at the same speed. Mapping large blocks instead costs a quarter.
+    with this every few batches it stays below 190 MiB at the same speed. Mapping large blocks costs a quarter.
     """
     if (trim := _trim()) is not None:
         trim(0)
