@@ -19,7 +19,7 @@ def _trim() -> Any:
 def release_free_memory() -> None:
     """Return what is freed but kept by the allocator.
 
-    Batches of many shapes leave glibc's heap full of holes: 300 MiB after 1,100 chunks of MiniLM on the CPU and growing;
+    Batches of many shapes leave glibc's heap full of holes: 300 MiB after 1,100 chunks of MiniLM on the CPU, growing;
     with this every few batches it stays below 190 MiB at the same speed. Mapping large blocks costs a quarter.
     """
     if (trim := _trim()) is not None:
