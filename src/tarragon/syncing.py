@@ -167,7 +167,7 @@ class Sync:
         if exceeds(len(gone), len(known), share):
             raise TooManyDeletions(
                 f"{len(gone)} of {len(known)} documents are no longer in the source ({', '.join(gone[:3])}, ...); that "
-                f"many are not deleted without being told to. Check the path; another source needs its own "
+                "many are not deleted without being told to. Check the path; another source needs its own "
                 "namespace (--namespace); to delete them, raise max_delete (--max-delete); to keep them, prune=False "
                 "(--no-prune)",
                 deletions=len(gone),
