@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 
@@ -72,9 +72,29 @@ def chunk_ids(document_id: str, hashes: Sequence[bytes]) -> list[UUID]:
     return ids
 
 
-def document_state(content: bytes, metadata: bytes, contract: str) -> bytes:
-    """What an indexed document was made from: content hash, metadata hash, and the parser, chunker and encoder."""
-    return digest("document state", content, metadata, contract)
+class DocumentState(NamedTuple):
+    """What an indexed document was made from: a digest of each part, so that a plan can say which of them changed.
+
+    Attributes:
+        content: Of the text.
+        metadata: Of the metadata.
+        parser: Of what reads the file and finds its structure.
+        chunker: Of what cuts the text, the encoder's tokenizer and limit included.
+    """
+
+    content: bytes
+    metadata: bytes
+    parser: bytes
+    chunker: bytes
+
+    def pack(self) -> bytes:
+        """64 bytes; equal for equal states. `unpack` reads them back."""
+        return b"".join(self)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> DocumentState:
+        """Read `pack`."""
+        return cls(*(packed[start : start + 16] for start in range(0, 64, 16)))
 
 
 def fingerprint(identity: Mapping[str, str]) -> str:

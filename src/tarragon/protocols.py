@@ -6,14 +6,16 @@ Encoders, stores and sources are written against these; nothing here imports a l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from uuid import UUID
 
+from tarragon.contract import Contract, VersionRecord
 from tarragon.filters import Filter
 from tarragon.types import Document, FloatArray, IntArray
 
-DocumentStatus: TypeAlias = Literal["ok", "writing", "deleting", "failed"]
+DocumentStatus: TypeAlias = Literal["ok", "writing", "settling", "deleting", "failed"]
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
@@ -45,6 +47,24 @@ class Source(Protocol):
 
     def skipped(self) -> Mapping[str, int]:
         """What the last `items` left out on purpose: reason → count. Complete once that is used up."""
+        ...
+
+
+@runtime_checkable
+class FindableSource(Source, Protocol):
+    """A source that can look at single documents, so that a search can tell whether its hits are still true."""
+
+    def find(self, document_id: str) -> SourceItem | None:
+        """The item that `items` would give for this id; None if it would give none.
+
+        Raises:
+            SourceProblem: The source as a whole cannot be reached, so that nothing is known.
+        """
+        ...
+
+    def describe(self) -> Mapping[str, Any] | None:
+        """What `tarragon.sources.reopen` needs to open the same source in another process, as JSON; None if nothing
+        can."""
         ...
 
 
@@ -138,9 +158,10 @@ class DocumentRecord:
     Attributes:
         document_id: The document.
         namespace: Of the source that it came from.
-        status: ``ok``: committed. ``writing``, ``deleting``: begun, and interrupted unless it is happening now.
-            ``failed``: never indexed.
-        state: What it was last indexed from; None before the first time.
+        status: ``ok``: committed. ``writing``: a rewrite has begun, the former chunks are served. ``settling``: the new
+            chunks are served, leftovers are not cleared yet. ``deleting``: nothing of it is served. ``failed``: never
+            indexed. All but ``ok`` and ``failed`` were interrupted, unless it is happening now.
+        state: What it was last indexed from, see `tarragon.identity.DocumentState`; None before the first time.
         hint: Of the source when it was read; None where only reading can tell.
         failure: Why the last sync could not index it; its former text keeps being served.
     """
@@ -161,27 +182,72 @@ class ChunkRecord:
         id: Its id in the store.
         hash: Of its embed text: equal texts have equal vectors.
         payload: Digest of what is stored beside the vector.
+        tokens: Of its embed text.
     """
 
     id: UUID
     hash: bytes
     payload: bytes
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentWrite:
-    """A document about to be rewritten: its new record and all chunks it is to have."""
+    """A document about to be rewritten.
+
+    Attributes:
+        record: Its new record.
+        chunks: All chunks it is to have.
+        pending: Payloads of chunks that are stored already and get another one: place or metadata changed.
+    """
 
     record: DocumentRecord
     chunks: tuple[ChunkRecord, ...]
+    pending: Mapping[UUID, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedChunk:
+    """What the ledger says of a chunk that may be served.
+
+    Attributes:
+        record: Of its document.
+        payload: Digest of the payload that it is to be served with.
+        pending: That payload, while the store may still have the former one.
+    """
+
+    record: DocumentRecord
+    payload: bytes
+    pending: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerCounts:
+    """How much a version holds.
+
+    Attributes:
+        documents: Documents that can be found.
+        chunks: Chunks that can be found.
+        tokens: Tokens of these chunks' embed texts.
+        unfinished: Documents whose rewrite or deletion was interrupted or is happening.
+    """
+
+    documents: int
+    chunks: int
+    tokens: int
+    unfinished: int
 
 
 class Ledger(Protocol):
     """What a version holds of each document.
 
-    The law that keeps it true: a document's record says ``writing`` before the first of its chunks is touched, and its
-    chunk records always name at least the chunks that are stored. So after a crash at any point the next sync knows
-    which documents to redo and which chunks may be there. Each method is one transaction.
+    The law that keeps it true: a document's record says so before the first of its chunks is touched, and its chunk
+    records always name at least the chunks that are stored. So after a crash at any point the next sync knows which
+    documents to redo and which chunks may be there; and a reader that asks `served` sees a document's old chunks or its
+    new ones, switched in one transaction, never both. Each method is one transaction.
+
+    A rewrite: `intend` → new chunks are stored → `switch` → payloads are replaced, old chunks deleted → `settle`.
+    A deletion: `intend_deletion` → the chunks are deleted → `commit_deletion`.
     """
 
     def documents(self, namespace: str | None = None) -> dict[str, DocumentRecord]:
@@ -196,20 +262,35 @@ class Ledger(Protocol):
         """Every chunk that the document has or may have."""
         ...
 
-    def holders(self, hashes: Iterable[bytes]) -> dict[bytes, UUID]:
-        """For each of these chunk hashes that a committed document holds: the id of one such chunk."""
+    def served(self, ids: Sequence[UUID]) -> dict[UUID, ServedChunk]:
+        """Those of these chunks that may be served now. Called for each search, also beside a writer: must be fast."""
         ...
 
-    def counts(self) -> tuple[int, int, int]:
-        """(documents that can be found, their chunks, documents whose rewrite was interrupted)."""
+    def holders(self, hashes: Iterable[bytes]) -> dict[bytes, UUID]:
+        """For each of these chunk hashes that a document serves: the id of one such chunk."""
+        ...
+
+    def counts(self) -> LedgerCounts:
+        """How much can be found."""
         ...
 
     def intend(self, writes: Sequence[DocumentWrite]) -> None:
-        """Record that these documents are about to be rewritten, and which chunks they may have from now on."""
+        """Record that these documents are about to be rewritten, and which chunks they may have from now on.
+
+        What they serve stays: a new document serves nothing yet.
+        """
         ...
 
-    def commit(self, writes: Sequence[DocumentWrite]) -> None:
-        """Record that these documents are as they should be, and have exactly these chunks."""
+    def switch(self, writes: Sequence[DocumentWrite]) -> None:
+        """Serve exactly these chunks of these documents from now on, with the pending payloads where there are any.
+
+        A document with nothing left to clear (no pending payload, no chunk beyond the served ones) is ``ok`` at once,
+        the others are ``settling``.
+        """
+        ...
+
+    def settle(self, document_ids: Sequence[str]) -> None:
+        """Record that these documents have their payloads and no other chunks than those they serve."""
         ...
 
     def record(self, records: Iterable[DocumentRecord]) -> None:
@@ -217,11 +298,19 @@ class Ledger(Protocol):
         ...
 
     def intend_deletion(self, document_ids: Sequence[str]) -> None:
-        """Record that these documents are about to be deleted."""
+        """Record that these documents are about to be deleted: nothing of them is served from now on."""
         ...
 
     def commit_deletion(self, document_ids: Sequence[str]) -> None:
         """Forget these documents, whose chunks are gone."""
+        ...
+
+    def note(self, key: str, value: str | None) -> None:
+        """Keep a small text beside the records, such as where a source is; None removes it."""
+        ...
+
+    def notes(self) -> dict[str, str]:
+        """All that `note` kept."""
         ...
 
     def close(self) -> None:
@@ -307,12 +396,12 @@ class Store(Protocol):
         """Every chunk's id."""
         ...
 
-    def search(self, request: SearchRequest) -> LegScores:
-        """Run all legs of the request in one call of the engine."""
+    def count(self) -> int:
+        """How many chunks are stored."""
         ...
 
-    def optimize(self) -> bool:
-        """Build the vector index, drop what is deleted. Long; queries of this process wait. True if there was work."""
+    def search(self, request: SearchRequest) -> LegScores:
+        """Run all legs of the request in one call of the engine."""
         ...
 
     def flush(self) -> None:
@@ -321,4 +410,94 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release the files. The store cannot be used afterwards."""
+        ...
+
+
+# --- catalogs ---------------------------------------------------------------------------------------------------------
+class OpenVersion(Protocol):
+    """The data of a version, open."""
+
+    @property
+    def record(self) -> VersionRecord:
+        """What it is."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """Its chunks."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """Its records."""
+        ...
+
+
+class Catalog(Protocol):
+    """Where an index lives: its versions, and the pointer that says which of them serves.
+
+    Safe to use from several threads. Nothing is written before the first `create`.
+    """
+
+    @property
+    def location(self) -> str:
+        """The path or URL, without secrets."""
+        ...
+
+    def versions(self) -> list[VersionRecord]:
+        """All versions, oldest first."""
+        ...
+
+    def serving(self) -> str | None:
+        """Name of the version that serves; None before the first one."""
+        ...
+
+    def former(self) -> tuple[str, ...]:
+        """Names of the versions that served before, the last one last; those that were dropped are left out."""
+        ...
+
+    def create(self, contract: Contract, *, serve: bool) -> VersionRecord:
+        """Make an empty version. With ``serve`` the pointer moves to it; only for the first one."""
+        ...
+
+    def update(self, record: VersionRecord) -> None:
+        """Replace the record of this name in one step."""
+        ...
+
+    def point_to(self, name: str, *, former: Sequence[str]) -> None:
+        """Let this version serve from now on, in one atomic step; ``former`` is what `former` returns afterwards."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Delete a version's data and record. Never the serving one: raises `InvalidInput`."""
+        ...
+
+    def reading(self, name: str | None = None) -> AbstractContextManager[OpenVersion | None]:
+        """The version of this name, or the serving one (None before the first), open at least until the block ends.
+
+        While it is being read, a version may stop serving or be compacted, but it is not closed.
+        """
+        ...
+
+    def writing(self) -> AbstractContextManager[None]:
+        """One writer at a time. Raises `IndexLocked` if another thread, or another process, is writing already."""
+        ...
+
+    def require_room(self, needed: int) -> None:
+        """Raise `DiskFull` if there is less room than so many bytes. Does nothing where that cannot be known."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Bytes that a version takes; 0 where that cannot be known."""
+        ...
+
+    def compact(self) -> bool:
+        """Build the vector index of the serving version and free what deleted chunks took; searches do not wait.
+
+        True if there was work.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release files, connections and locks. The catalog cannot be used afterwards."""
         ...
