@@ -32,7 +32,8 @@ from tarragon import Document, Hit, Index, IndexRecipe, SearchRecipe
 from tarragon.errors import TarragonError
 from tarragon.protocols import DenseEncoder
 from tarragon.recipe import Fusion, Language, Mode
-from tarragon.types import FloatArray, IndexStatus
+from tarragon.reports import IndexStatus
+from tarragon.types import FloatArray
 
 LEGS: dict[str, Mode] = {"dense": "dense", "bm25": "lexical", "hybrid": "hybrid"}
 MEASURES = (nDCG @ 10, R @ 10, R @ 100, RR @ 10)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from handbook import HANDBOOK, write
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -16,30 +17,6 @@ from tarragon.encoders.bundled import bundled_model_path
 from tarragon.encoders.tokens import FastTokenizer
 from tarragon.protocols import DenseEncoder
 from tarragon.testing import WordEncoder
-
-HANDBOOK = {
-    "keys.md": """# Signing keys
-
-Every release is signed.
-
-## Rotate the signing key
-
-Run `keyctl rotate --stage` first. The old key stays valid for one hour, then the new key signs alone.
-
-## Revoke a key
-
-Revoke a leaked key at once with `keyctl revoke`. Clients refuse it within five minutes.
-""",
-    "backup.md": """# Backups
-
-The database is copied every night to cold storage.
-
-## Restore
-
-Stop the writers, then run `restore --from cold`. It takes about an hour for each terabyte.
-""",
-    "guide/oncall.txt": "The engineer on call answers pages within ten minutes.\n\nHand over at noon.\n",
-}
 
 
 @pytest.fixture(scope="session")
@@ -78,12 +55,3 @@ def index(tmp_path: Path, words: WordEncoder) -> Iterator[Index]:
     """An empty index with an encoder without a model."""
     with Index.open(tmp_path / "test.tarragon", encoder=words) as opened:
         yield opened
-
-
-def write(path: Path, text: str | bytes) -> Path:
-    """Write a file and set its modification time an hour back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    earlier = path.stat().st_mtime - 3600
-    os.utime(path, (earlier, earlier))
-    return path

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write
+from handbook import write
 
 from tarragon.cli import main
+from tarragon.reports import IndexStatus, SyncReport
 from tarragon.testing import WordEncoder
-from tarragon.types import Hit, IndexStatus, SyncReport
+from tarragon.types import Hit
 
 
 @pytest.fixture(autouse=True)

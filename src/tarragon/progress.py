@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tarragon.types import Progress
+from tarragon.reports import Progress
 
 Callback = Callable[[Progress], None]
 

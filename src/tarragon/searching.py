@@ -1,17 +1,29 @@
-"""The read path, top to bottom: query → request → scores of the legs → one ranking → hits."""
+"""The read path, top to bottom: query → request → scores of the legs → one ranking → what the ledger serves → hits."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, TypeVar
 from uuid import UUID
 
-from tarragon.filters import Filter
+from tarragon.filters import Filter, matches
 from tarragon.fusion import Ranking, fuse
-from tarragon.protocols import DenseEncoder, DenseLeg, LegScores, LexicalLeg, Scores, SearchRequest, Store
+from tarragon.protocols import (
+    DenseEncoder,
+    DenseLeg,
+    DocumentRecord,
+    LegScores,
+    LexicalLeg,
+    OpenVersion,
+    Scores,
+    SearchRequest,
+    ServedChunk,
+    Store,
+)
 from tarragon.recipe import SearchRecipe
 from tarragon.types import FloatArray, Hit
 
@@ -46,10 +58,69 @@ def build_request(
     )
 
 
-def search(store: Store, request: SearchRequest, k: int, recipe: SearchRecipe) -> list[Hit]:
-    """The ``k`` best, best first, equal scores in order of their chunk ids; fewer if there are not as many."""
-    best = fuse(candidates(store, request), recipe.fusion)[:k]
-    return to_hits(best, store.payloads([id_ for id_, _ in best]))
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A hit, and what the ledger says of its document."""
+
+    hit: Hit
+    record: DocumentRecord
+
+
+def search(version: OpenVersion, request: SearchRequest, k: int, recipe: SearchRecipe) -> list[Found]:
+    """The ``k`` best that may be served, best first, equal scores in order of their chunk ids; fewer if that is all.
+
+    The ledger has the last word on each hit, after its text was read: so no deleted document is served, and no document
+    in two states. A document that was rewritten while the store was being searched is searched again.
+    """
+    refused: set[UUID] = set()
+    while True:
+        legs = candidates(version.store, request)
+        found, now = _serve(fuse(legs, recipe.fusion), version, k, request.filter)
+        if len(found) < k and now and _is_cut(legs, request):
+            request = _twice_as_deep(request)
+        elif now <= refused:
+            return found
+        refused |= now
+
+
+def _serve(ranking: Ranking, version: OpenVersion, k: int, filter: Filter | None) -> tuple[list[Found], set[UUID]]:
+    """The first ``k`` of a ranking that may be served, and those before them that may not."""
+    found: list[Found] = []
+    refused: set[UUID] = set()
+    rest = iter(ranking)
+    while len(found) < k and (page := list(islice(rest, k - len(found)))):
+        ids = [id_ for id_, _ in page]
+        payloads = version.store.payloads(ids)
+        served = version.ledger.served(ids)  # after the payloads: what it says is at least as new
+        for id_, score in page:
+            chunk, payload = served.get(id_), payloads.get(id_)
+            if chunk is None or payload is None or (current := _current(payload, chunk)) is None:
+                refused.add(id_)
+            elif current is payload or filter is None or matches(filter, current["metadata"]):
+                found.append(Found(_hit(id_, score, current, version.record.name), chunk.record))
+    return found, refused
+
+
+def _current(payload: Mapping[str, Any], chunk: ServedChunk) -> Mapping[str, Any] | None:
+    """The payload that the ledger wants served; None if it was replaced after it was read."""
+    if payload.get("digest") == chunk.payload.hex():
+        return payload
+    return {**payload, **chunk.pending} if chunk.pending is not None else None
+
+
+def _is_cut(legs: LegScores, request: SearchRequest) -> bool:
+    """Whether a leg may have more candidates than it gave."""
+    pairs = ((legs.dense, request.dense), (legs.lexical, request.lexical))
+    return any(scores is not None and leg is not None and len(scores) >= leg.limit for scores, leg in pairs)
+
+
+def _twice_as_deep(request: SearchRequest) -> SearchRequest:
+    dense, lexical = request.dense, request.lexical
+    return replace(
+        request,
+        dense=None if dense is None else replace(dense, limit=2 * dense.limit),
+        lexical=None if lexical is None else replace(lexical, limit=2 * lexical.limit),
+    )
 
 
 def candidates(store: Store, request: SearchRequest) -> LegScores:
@@ -101,12 +172,7 @@ def _at_least(legs: LegScores, dense_least: float, lexical_least: float) -> LegS
     return LegScores(chosen, {id_: score for id_, score in lexical.items() if id_ in chosen})
 
 
-def to_hits(ranking: Ranking, payloads: Mapping[UUID, Mapping[str, Any]]) -> list[Hit]:
-    """Hits in the order of the ranking; a chunk that was deleted since it was ranked is left out."""
-    return [_hit(id_, score, payloads[id_]) for id_, score in ranking if id_ in payloads]
-
-
-def _hit(id_: UUID, score: float, payload: Mapping[str, Any]) -> Hit:
+def _hit(id_: UUID, score: float, payload: Mapping[str, Any], version: str) -> Hit:
     return Hit(
         document_id=payload["document_id"],
         chunk_id=str(id_),
@@ -116,4 +182,5 @@ def _hit(id_: UUID, score: float, payload: Mapping[str, Any]) -> Hit:
         heading=tuple(payload["heading"]),
         metadata=payload["metadata"],
         score=score,
+        version=version,
     )

@@ -1,59 +1,66 @@
-"""What an index holds, found without opening it: works beside a process that has it open."""
+"""What an index holds. Of a folder it is found without opening it: works beside a process that has it open."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from tarragon.errors import IndexNotFound, InvalidInput
+from tarragon.contract import VersionRecord
+from tarragon.homes import is_url, local_path, open_catalog, require_index
+from tarragon.protocols import Catalog, Ledger
+from tarragon.reports import Failure, IndexStatus
 from tarragon.store.folder import IndexFolder
-from tarragon.types import Failure, IndexStatus
+from tarragon.store.ledger import SqliteLedger
 
 
-def read_status(path: str | os.PathLike[str], *, create: bool = True) -> IndexStatus:
-    """What the index at this path holds. Only looks: works while another process has it open.
+def read_status(path: str | os.PathLike[str], *, create: bool = True, api_key: str | None = None) -> IndexStatus:
+    """What the index at this place holds. Only looks: works while another process has it open.
 
     Raises:
         IndexNotFound: There is none and ``create`` is False.
         NotAnIndex: The path holds something else.
     """
+    if is_url(path):
+        catalog = open_catalog(path, create=create, api_key=api_key)
+        try:
+            return catalog_status(catalog)
+        finally:
+            catalog.close()
     if not create:
         require_index(local_path(path))
     folder = IndexFolder(local_path(path))
-    version = folder.serving() if folder.path.exists() else None
-    if version is None:
+    name = folder.serving() if folder.path.exists() else None
+    if name is None:
         return IndexStatus(str(folder.path))
-    ledger = version.ledger(readonly=True)
+    ledger = SqliteLedger(folder.ledger_path(name), readonly=True)
     try:
-        documents, chunks, unfinished = ledger.counts()
-        failed = sorted(record for record in ledger.documents().items() if record[1].failure)
+        return _status(str(folder.path), folder.record(name), ledger, folder.size())
     finally:
         ledger.close()
-    contract = version.contract
+
+
+def catalog_status(catalog: Catalog) -> IndexStatus:
+    """What an open index holds."""
+    with catalog.reading() as version:
+        if version is None:
+            return IndexStatus(catalog.location)
+        size = sum(catalog.size(record.name) for record in catalog.versions())
+        return _status(catalog.location, version.record, version.ledger, size)
+
+
+def _status(location: str, record: VersionRecord, ledger: Ledger, size: int) -> IndexStatus:
+    counts = ledger.counts()
+    failed = sorted(entry for entry in ledger.documents().items() if entry[1].failure)
+    contract = record.contract
     return IndexStatus(
-        path=str(folder.path),
-        version=version.name,
-        documents=documents,
-        chunks=chunks,
+        path=location,
+        version=record.name,
+        documents=counts.documents,
+        chunks=counts.chunks,
         failures=tuple(Failure(name, record.failure or "") for name, record in failed),
-        unfinished=unfinished,
+        unfinished=counts.unfinished,
         model=contract.model,
         fingerprint=contract.fingerprint,
         dimensions=contract.dimensions,
         recipe=contract.recipe.to_dict(),
-        bytes=folder.size(),
+        bytes=size,
     )
-
-
-def local_path(path: str | os.PathLike[str]) -> Path:
-    """The folder that a path names. Raises `InvalidInput` for a URL."""
-    text = os.fspath(path)
-    if "://" in text:
-        raise InvalidInput(f"{text}: an index is a folder; Qdrant servers are not supported yet", path=text)
-    return Path(text).expanduser().absolute()
-
-
-def require_index(path: Path) -> None:
-    """Raise `IndexNotFound` if there is no index."""
-    if not path.exists() or IndexFolder(path).serving() is None:
-        raise IndexNotFound(f"no index at {path} (in {Path.cwd()}). Make one: tarragon sync {path} FOLDER", path=path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,12 @@ Metadata = Mapping[str, Any]
 
 Format = Literal["markdown", "rst", "code", "text"]
 """How a document's text is structured; decides which parser finds its headings and blocks."""
+
+Freshness: TypeAlias = Literal["fresh", "stale", "missing", "unknown"]
+"""Of a hit: its source says the same as when it was indexed; says something else; is gone; cannot be asked."""
+
+OnStale: TypeAlias = Literal["flag", "drop", "refresh"]
+"""What a search does with hits whose source has changed or gone: tell, leave them out, or sync them first."""
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
@@ -76,6 +82,10 @@ class Hit:
         heading: The headings that it stands under, outermost first.
         metadata: The document's.
         score: Higher is better. Comparable within one result list only.
+        freshness: Whether the document is still what it was when it was indexed: ``fresh``, ``stale`` (changed since),
+            ``missing`` (gone) or ``unknown`` (its source cannot be asked).
+        version: The version of the index that it is from.
+        bridge: Empty, unless the query crossed from one model's space into another's: then how. See docs/bridges.md.
     """
 
     document_id: str
@@ -86,111 +96,9 @@ class Hit:
     heading: tuple[str, ...]
     metadata: Metadata
     score: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same names and values, ready for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A document that could not be indexed, and why. Its previous text, if there is one, keeps being served."""
-
-    document_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class SyncReport:
-    """What a sync did.
-
-    Each document of the source is added, changed, unchanged or failed, and the ones that are gone are deleted. Of two
-    documents with one id the second fails.
-
-    Attributes:
-        chunks_embedded: Distinct new texts that the model was run on.
-        chunks_reused: Chunks of added and changed documents whose vector was already there.
-        chunks_deleted: Chunks removed, of changed and deleted documents.
-        characters_embedded: Characters of the embedded texts.
-        tokens_embedded: Tokens the model was given, prompts and special tokens included, padding not.
-        tokens_truncated: Tokens of embedded texts beyond the model's limit, which it did not see.
-        seconds: Wall time of the whole sync.
-        files_skipped: What the source left out on purpose, by reason.
-        failures: The failed documents in the order in which they were met.
-        model: Name of the model.
-        device: The device that really ran it; empty where nothing was embedded.
-    """
-
-    documents_added: int = 0
-    documents_changed: int = 0
-    documents_unchanged: int = 0
-    documents_deleted: int = 0
-    documents_failed: int = 0
-    chunks_embedded: int = 0
-    chunks_reused: int = 0
-    chunks_deleted: int = 0
-    characters_embedded: int = 0
-    tokens_embedded: int = 0
-    tokens_truncated: int = 0
-    seconds: float = 0.0
-    files_skipped: Mapping[str, int] = field(default_factory=dict)
-    failures: tuple[Failure, ...] = ()
-    model: str = ""
-    device: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same names and values, ready for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a sync has come. Passed to the callback after each step.
-
-    Attributes:
-        documents: Documents looked at so far.
-        documents_total: All documents of the source; None while it is not known.
-        chunks_embedded: Chunks embedded so far.
-        tokens_embedded: Tokens embedded so far.
-        seconds: Since the start.
-    """
-
-    documents: int
-    documents_total: int | None
-    chunks_embedded: int
-    tokens_embedded: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class IndexStatus:
-    """What an index holds.
-
-    Attributes:
-        path: Where it is.
-        version: The version that serves; empty before the first sync.
-        documents: Documents that can be found.
-        chunks: Their chunks.
-        failures: Documents whose last sync failed.
-        unfinished: Documents whose rewrite was interrupted; the next sync completes them.
-        model: Name of the model that made the vectors.
-        fingerprint: What identifies the space of these vectors.
-        dimensions: Length of a vector.
-        recipe: What is baked into the stored data.
-        bytes: Size on disk.
-    """
-
-    path: str
+    freshness: Freshness = "unknown"
     version: str = ""
-    documents: int = 0
-    chunks: int = 0
-    failures: tuple[Failure, ...] = ()
-    unfinished: int = 0
-    model: str = ""
-    fingerprint: str = ""
-    dimensions: int = 0
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    bytes: int = 0
+    bridge: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The same names and values, ready for JSON."""

@@ -27,7 +27,7 @@ def test_keys(tmp_path: Path) -> None:
         '{"id": "c", "_id": "x", "text": "", "format": "rst", "title": null, "metadata": null}',
     )
     items = list(source.items())
-    assert [(item.document_id, item.hint) for item in items] == [("a", None), ("7", None), ("c", None)]
+    assert [item.document_id for item in items] == ["a", "7", "c"]
     assert [item.load() for item in reversed(items)] == [
         Document("c", "", {"_id": "x"}, "rst"),
         Document("7", "# Seven\n\ntwo", {"lang": "de", "url": "inner"}),

@@ -33,6 +33,11 @@ _PARSERS: dict[Format, Callable[[str], list[Block]]] = {
 }
 
 
+def chunker_identity(chunking: Chunking, limit: int) -> str:
+    """Changes whenever the same blocks could be cut in other places."""
+    return f"{chunking} {limit} chunker {CHUNKER_REVISION}"
+
+
 class Chunker:
     """Cuts documents into chunks.
 
@@ -46,11 +51,6 @@ class Chunker:
         self._tokenizer = tokenizer
         self._limit = limit
         self._chunking = chunking
-
-    @property
-    def identity(self) -> str:
-        """Changes whenever the same document could be cut in other places."""
-        return f"{self._chunking} {self._limit} parser {PARSER_REVISION} chunker {CHUNKER_REVISION}"
 
     def chunk(self, documents: Sequence[tuple[Document, Format]]) -> list[list[Chunk]]:
         """The chunks of each document, in text order; none for a blank one.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from tarragon.errors import InvalidInput, SourceNotFound
-from tarragon.protocols import Source
+from tarragon.protocols import FindableSource, Source
 from tarragon.sources.documents import DocumentsSource
 from tarragon.sources.file import FileSource
 from tarragon.sources.folder import FolderSource
@@ -27,7 +27,20 @@ __all__ = [
     "FolderSource",
     "JsonlSource",
     "open_source",
+    "reopen",
 ]
+
+_KINDS: dict[str, type[FolderSource] | type[FileSource] | type[JsonlSource]] = {
+    "folder": FolderSource,
+    "file": FileSource,
+    "jsonl": JsonlSource,
+}
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "path": lambda value: isinstance(value, str) and os.path.isabs(value) and "\0" not in value,
+    "include": lambda value: isinstance(value, list) and all(isinstance(pattern, str) for pattern in value),
+    "exclude": lambda value: isinstance(value, list) and all(isinstance(pattern, str) for pattern in value),
+    "max_bytes": lambda value: type(value) is int,
+}
 
 
 def open_source(
@@ -63,6 +76,29 @@ def open_source(
             f"include and exclude select files of a folder; this source is a {type(source).__name__} that is none"
         )
     return opened
+
+
+def reopen(description: Mapping[str, Any]) -> FindableSource:
+    """The source that gave this description with `describe`. Whether it is still there shows when it is asked.
+
+    Raises:
+        InvalidInput: This is no such description.
+    """
+    kind = description.get("kind") if isinstance(description, Mapping) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise InvalidInput(
+            f"{description!r} describes no source; its kind must be one of {', '.join(_KINDS)}", description=description
+        )
+    options = {key: value for key, value in description.items() if key != "kind"}
+    needed = ("path", "include", "exclude", "max_bytes") if kind == "folder" else ("path", "max_bytes")
+    wrong = [key for key in needed if not _CHECKS[key](options.get(key))]
+    wrong += [key for key in options if key not in needed]
+    if wrong:
+        raise InvalidInput(
+            f"{description!r} describes no {kind}: {', '.join(map(repr, wrong))} missing, unknown or of a wrong type",
+            description=description,
+        )
+    return _KINDS[kind](options.pop("path"), **options)
 
 
 def _open_file(path: str | os.PathLike[str], *, max_bytes: int) -> Source:

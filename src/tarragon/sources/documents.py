@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
+from unicodedata import normalize
 
 from tarragon.errors import InvalidInput
 from tarragon.protocols import SourceItem
@@ -22,11 +24,25 @@ class DocumentsSource:
 
     def items(self) -> Iterator[SourceItem]:
         """Each document. Only reading tells whether one changed, so hints are None."""
-        return (SourceItem(document.id, None, partial(_same, document)) for document in self._documents)
+        return map(_item, self._documents)
 
     def skipped(self) -> Mapping[str, int]:
         """Nothing is skipped."""
         return {}
+
+    def find(self, document_id: str) -> SourceItem | None:
+        """The first document with this id. Ids that differ in Unicode normalisation only are one id."""
+        document = self._by_id.get(normalize("NFC", document_id))
+        return None if document is None else _item(document)
+
+    def describe(self) -> Mapping[str, Any] | None:
+        """None: no other process can have these documents."""
+        return None
+
+    @cached_property
+    def _by_id(self) -> dict[str, Document]:
+        strings = (document for document in reversed(self._documents) if isinstance(document.id, str))
+        return {normalize("NFC", document.id): document for document in strings}
 
 
 def _checked(documents: Iterable[Document]) -> Iterator[Document]:
@@ -39,6 +55,10 @@ def _checked(documents: Iterable[Document]) -> Iterator[Document]:
                 type=type(document).__name__,
             )
         yield document
+
+
+def _item(document: Document) -> SourceItem:
+    return SourceItem(document.id, None, partial(_same, document))
 
 
 def _same(document: Document) -> Document:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass
+from typing import Any
+from unicodedata import normalize
 
 from tarragon.errors import SourceNotFound, UnreadableDocument
 from tarragon.protocols import SourceItem
@@ -39,35 +41,71 @@ class FileSource:
 
     def items(self) -> Iterator[SourceItem]:
         """The file. Raises `SourceNotFound`."""
-        try:
-            status = os.stat(self._path)
-        except OSError as error:
-            raise SourceNotFound(f"no file at {self._path}: {error.strerror}", path=self._path) from error
-        name = os.path.basename(self._path)
-        if suffix_of(name) not in CONVERTED_SUFFIXES and skip_reason(self._path):
-            return iter([unreadable(name, f"{self._path}: binary; convert it to text", path=self._path)])
-        return iter([file_item(self._path, name, status=status, max_bytes=self._max_bytes)])
+        return iter([self._item()])
 
     def skipped(self) -> Mapping[str, int]:
         """Nothing is skipped."""
         return {}
 
+    def find(self, document_id: str) -> SourceItem | None:
+        """The file, if that is its name. Raises `SourceNotFound`, as `items` does."""
+        name = os.path.basename(self._path)
+        return self._item() if normalize("NFC", document_id) == normalize("NFC", name) else None
 
-def skip_reason(path: str) -> str:
+    def describe(self) -> Mapping[str, Any]:
+        """Path and limit."""
+        return {"kind": "file", "path": self._path, "max_bytes": self._max_bytes}
+
+    def _item(self) -> SourceItem:
+        settled = settled_before()
+        try:
+            status = os.stat(self._path)
+        except OSError as error:
+            raise SourceNotFound(f"no file at {self._path}: {error.strerror}", path=self._path) from error
+        folder, name = os.path.split(self._path)
+        if skip_reason(self._path, name):
+            return unreadable(name, f"{self._path}: binary; convert it to text", path=self._path)
+        return SourceItem(name, hint_of(status, settled), FileReader(folder, name, name, self._max_bytes))
+
+
+@dataclass(slots=True)
+class FileReader:
+    """The `load` of a file's item. Small, because a folder has many.
+
+    Attributes:
+        folder: Where the file is.
+        relative: Its path from there on.
+        document_id: Its id; mostly the same string.
+        max_bytes: Largest size that is read.
+    """
+
+    folder: str
+    relative: str
+    document_id: str
+    max_bytes: int
+
+    def __call__(self) -> Document:
+        """Raises `UnreadableDocument`."""
+        return load_file(os.path.join(self.folder, self.relative), self.document_id, max_bytes=self.max_bytes)
+
+
+def skip_reason(path: str, name: str) -> str:
     """Why a folder leaves this regular file out; empty if it does not. Opens it only if its suffix says nothing."""
-    suffix = suffix_of(os.path.basename(path))
-    if suffix in CONVERTED_SUFFIXES:
+    suffix = suffix_of(name)
+    if suffix in TEXT_SUFFIXES or suffix in CONVERTED_SUFFIXES:
         return ""
-    if suffix in BINARY_SUFFIXES or (suffix not in TEXT_SUFFIXES and holds_binary(path)):
-        return "binary"
-    return ""
+    return "binary" if suffix in BINARY_SUFFIXES or holds_binary(path) else ""
 
 
-def file_item(path: str, document_id: str, *, status: os.stat_result, max_bytes: int) -> SourceItem:
-    """A file that is read when it is loaded; size, modification time and inode are its hint, once they have settled."""
-    settled = status.st_mtime_ns < time.time_ns() - RACY_NANOSECONDS
-    hint = f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}" if settled else None
-    return SourceItem(document_id, hint, partial(load_file, path, document_id, max_bytes=max_bytes))
+def settled_before() -> int:
+    """The time stamp before which a file has settled, in ns. To be asked before the files are looked at."""
+    return time.time_ns() - RACY_NANOSECONDS
+
+
+def hint_of(status: os.stat_result, settled: int) -> str | None:
+    """Size, modification time and inode; None unless the time is before ``settled``."""
+    modified = status.st_mtime_ns
+    return f"{status.st_size}:{modified}:{status.st_ino}" if modified < settled else None
 
 
 def load_file(path: str, document_id: str, *, max_bytes: int) -> Document:

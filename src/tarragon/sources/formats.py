@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from tarragon.types import Format
 
 
@@ -62,8 +60,9 @@ BINARY_SUFFIXES = _listed(
 
 
 def suffix_of(name: str) -> str:
-    """The last suffix in lower case with its dot; empty where there is none."""
-    return os.path.splitext(name)[1].lower()
+    """The last suffix in lower case with its dot; empty where there is none, as in ``.bashrc``."""
+    stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    return f".{suffix.lower()}" if dot and stem.strip(".") else ""
 
 
 def format_of(name: str) -> Format:

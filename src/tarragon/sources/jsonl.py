@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from itertools import count
-from typing import Any, BinaryIO, NoReturn, cast, get_args
+from threading import Lock
+from typing import Any, BinaryIO, NoReturn, TypeAlias, cast, get_args
+from unicodedata import normalize
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tarragon.errors import SourceNotFound, SourceProblem, UnreadableDocument
 from tarragon.protocols import SourceItem
+from tarragon.sources.file import settled_before
 from tarragon.sources.reading import DEFAULT_MAX_BYTES, checked_max_bytes, open_regular, os_reason, unreadable
 from tarragon.types import Document, Format
 
@@ -31,6 +39,35 @@ class _Line:
         return f"{self.path}, line {self.number}"
 
 
+_State: TypeAlias = tuple[int, int, int]
+"""Size, modification time and inode of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where the documents of a file are: 32 bytes each, as a file may have millions.
+
+    Attributes:
+        state: Of the file that they are in.
+        settled: Whether that was old enough for any later change to give another state.
+        hashes: Of the ids, ascending; equal ones in the order of the lines.
+        lines: Number, offset and length of each line, in the same order, shape ``(lines, 3)``.
+        hiding: The first line whose id is unknown.
+    """
+
+    state: _State
+    settled: bool
+    hashes: NDArray[np.int64]
+    lines: NDArray[np.int64]
+    hiding: tuple[int, int, int] | None
+
+    def of(self, document_id: str) -> Iterator[tuple[int, int, int]]:
+        """The lines that may have this id, in order; those of other ids with the same hash among them."""
+        wanted = hash(document_id)
+        first, end = (int(np.searchsorted(self.hashes, wanted, side=side)) for side in ("left", "right"))
+        yield from map(tuple, self.lines[first:end].tolist())
+
+
 class JsonlSource:
     """The documents of a JSON Lines file.
 
@@ -39,12 +76,14 @@ class JsonlSource:
     front of the text as a heading, unless the text begins with it. Blank lines are ignored. A line that is no document,
     or longer than ``max_bytes``, is listed as ``name:line`` and reports why when it is loaded.
 
-    Only the places of the lines are kept, and a line is read again when it is loaded.
+    Only the places of the lines are kept, and a line is read again when it is loaded. A digest of the line is the hint.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._path = os.path.abspath(path)
         self._max_bytes = checked_max_bytes(max_bytes)
+        self._known: _Places | None = None
+        self._lock = Lock()
 
     def items(self) -> Iterator[SourceItem]:
         """Each line, in order; two lines of one id are both listed.
@@ -54,13 +93,64 @@ class JsonlSource:
             SourceProblem: It cannot be read.
         """
         with self._open() as file:
-            for place, data in _lines(file, self._path, self._max_bytes):
-                if data.strip():
-                    yield self._item(place, data)
+            for _, item in self._listed(file):
+                yield item
 
     def skipped(self) -> Mapping[str, int]:
         """Nothing is skipped."""
         return {}
+
+    def find(self, document_id: str) -> SourceItem | None:
+        """The first line with this id, read now; None if no line has it.
+
+        Ids that differ in Unicode normalisation only are one id. While there is a line whose id is unknown, no id is
+        known to be gone: its item is unreadable. The first call reads the whole file, and so does the first one after
+        the file has changed.
+
+        Raises:
+            SourceNotFound: The file is not there.
+            SourceProblem: It cannot be read.
+        """
+        wanted = normalize("NFC", document_id)
+        with self._open() as file:
+            places = self._places(file)
+            found = self._first(file, places, wanted)
+            if found is None and not places.settled:
+                places = self._places(file, anew=True)
+                found = self._first(file, places, wanted)
+            if found is None and places.hiding is not None:
+                found = replace(self._reread(file, *places.hiding), document_id=wanted, hides=None)
+            return found
+
+    def describe(self) -> Mapping[str, Any]:
+        """Path and limit."""
+        return {"kind": "jsonl", "path": self._path, "max_bytes": self._max_bytes}
+
+    def _listed(self, file: BinaryIO) -> Iterator[tuple[_Line, SourceItem]]:
+        for place, data in _lines(file, self._path, self._max_bytes):
+            if data.strip():
+                yield place, self._item(place, data)
+
+    def _places(self, file: BinaryIO, *, anew: bool = False) -> _Places:
+        """Where the documents of this open file are. Read again only if that may have changed."""
+        with self._lock:
+            settled = settled_before()
+            status = os.fstat(file.fileno())
+            state = status.st_size, status.st_mtime_ns, status.st_ino
+            is_settled = status.st_mtime_ns < settled
+            known = self._known
+            if anew or known is None or known.state != state or known.settled != is_settled:
+                file.seek(0)
+                known = self._known = _places(self._listed(file), state, is_settled)
+            return known
+
+    def _first(self, file: BinaryIO, places: _Places, document_id: str) -> SourceItem | None:
+        items = (self._reread(file, *place) for place in places.of(document_id))
+        return next((item for item in items if normalize("NFC", item.document_id) == document_id), None)
+
+    def _reread(self, file: BinaryIO, number: int, offset: int, length: int) -> SourceItem:
+        file.seek(offset)
+        return self._item(_Line(self._path, number, offset, length), file.read(min(length, self._max_bytes + 1)))
 
     def _open(self) -> BinaryIO:
         try:
@@ -78,7 +168,22 @@ class JsonlSource:
         except UnreadableDocument as error:
             name = f"{os.path.basename(self._path)}:{place.number}"
             return unreadable(name, str(error), path=self._path, hides="", line=place.number)
-        return SourceItem(document_id, None, partial(_load, place, document_id))
+        hint = _digest(place, data)
+        return SourceItem(document_id, hint, partial(_load, place, document_id, hint))
+
+
+def _places(listed: Iterable[tuple[_Line, SourceItem]], state: _State, settled: bool) -> _Places:
+    hashes, lines = array("q"), array("q")
+    hiding: tuple[int, int, int] | None = None
+    for place, item in listed:
+        line = place.number, place.offset, place.length
+        hashes.append(hash(normalize("NFC", item.document_id)))
+        lines.extend(line)
+        if hiding is None and item.hides is not None:
+            hiding = line
+    ids = np.array(hashes, dtype=np.int64)
+    order = np.argsort(ids, kind="stable")
+    return _Places(state, settled, ids[order], np.array(lines, dtype=np.int64).reshape(-1, 3)[order], hiding)
 
 
 def _lines(file: BinaryIO, path: str, max_bytes: int) -> Iterator[tuple[_Line, bytes]]:
@@ -95,7 +200,7 @@ def _lines(file: BinaryIO, path: str, max_bytes: int) -> Iterator[tuple[_Line, b
         offset += length
 
 
-def _load(place: _Line, document_id: str) -> Document:
+def _load(place: _Line, document_id: str, hint: str) -> Document:
     try:
         with open_regular(place.path) as file:
             file.seek(place.offset)
@@ -105,12 +210,22 @@ def _load(place: _Line, document_id: str) -> Document:
     document = _parse(place, data)
     if document.id != document_id:
         raise _problem(place, f"changed since the listing: was {document_id!r}, is {document.id!r}; sync again")
+    if _digest(place, data) != hint:  # or the hint would stand for a text that was not the one read
+        raise _problem(place, "changed since the listing; sync again")
     return document
+
+
+def _digest(place: _Line, data: bytes) -> str:
+    return blake2b(_without_mark(place, data).strip(), digest_size=8).hexdigest()
+
+
+def _without_mark(place: _Line, data: bytes) -> bytes:
+    return data.removeprefix(_BOM) if place.offset == 0 else data
 
 
 def _parse(place: _Line, data: bytes) -> Document:
     try:
-        return _document(_record(data.removeprefix(_BOM) if place.offset == 0 else data))
+        return _document(_record(_without_mark(place, data)))
     except UnicodeDecodeError as error:
         raise _problem(place, f"not valid UTF-8 at byte {error.start} of the line; convert it to UTF-8") from error
     except UnicodeEncodeError as error:

@@ -7,6 +7,7 @@ complaint; BM25 over a text index cannot rescore a prefetch; ``HasIdCondition`` 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -31,6 +32,10 @@ HNSW = q.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=10_000)
 dimensions); below, a scan is as fast (benchmarks/README.md)."""
 
 _PAGE = 1_000
+
+_WRITE = 32
+"""Chunks written in one call: searches of other threads wait for some 10 ms instead of 180 ms with 500, at the same
+speed."""
 
 
 class EdgeStore:
@@ -64,7 +69,8 @@ class EdgeStore:
     def upsert(self, chunks: Sequence[StoredChunk]) -> None:
         """See `tarragon.protocols.Store`."""
         points = [q.Point(chunk.id, {self._space: chunk.vector}, dict(chunk.payload)) for chunk in chunks]
-        self._update(q.UpdateOperation.upsert_points(points) for _ in points[:1])
+        slices = (points[start : start + _WRITE] for start in range(0, len(points), _WRITE))
+        self._update(q.UpdateOperation.upsert_points(part) for part in slices)
 
     def set_payload(self, payloads: Mapping[UUID, Mapping[str, Any]]) -> None:
         """See `tarragon.protocols.Store`."""
@@ -102,6 +108,11 @@ class EdgeStore:
             if offset is None:
                 return
 
+    def count(self) -> int:
+        """See `tarragon.protocols.Store`."""
+        with _engine_errors(self._path):
+            return int(self._shard.info().points_count)
+
     def search(self, request: SearchRequest) -> LegScores:
         """See `tarragon.protocols.Store`.
 
@@ -133,7 +144,10 @@ class EdgeStore:
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
     def optimize(self) -> bool:
-        """See `tarragon.protocols.Store`. Holds the interpreter's lock for its whole run."""
+        """Build the vector index and drop what is deleted; True if there was work.
+
+        Holds the interpreter's lock for its whole run: see `optimize_shard` for a process of its own.
+        """
         with _engine_errors(self._path):
             return bool(self._shard.optimize())
 
@@ -209,3 +223,17 @@ def _engine_errors(path: Path) -> Iterator[None]:
         if any(sign in str(error) for sign in ("No space left", "os error 28", "StorageFull")):
             raise DiskFull(f"the disk that holds {path} is full; free some room and sync again", path=path) from error
         raise StorageProblem(f"{path}: {error}", path=path) from error
+
+
+def optimize_shard(path: str) -> bool:
+    """Optimize a shard that nobody has open; True if there was work."""
+    with _engine_errors(Path(path)):
+        shard = q.EdgeShard.load(path)
+        worked = bool(shard.optimize())
+        shard.flush()
+        shard.close()
+    return worked
+
+
+if __name__ == "__main__":  # run by `EmbeddedCatalog.compact`: exit code 0 after work, 1 if there was none
+    sys.exit(0 if optimize_shard(sys.argv[1]) else 1)

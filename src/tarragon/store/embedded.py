@@ -1,35 +1,49 @@
-"""An embedded index that is open in this process: its lock, its serving version, and that version's data."""
+"""An embedded index that is open in this process: its lock, its versions and their data."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from tarragon.errors import IndexLocked, StorageProblem
-from tarragon.protocols import Ledger, Store
-from tarragon.store.folder import Contract, IndexFolder, VersionFolder
+from tarragon.contract import Contract, VersionRecord
+from tarragon.errors import IndexLocked, InvalidInput, StorageProblem
+from tarragon.store.edge import EdgeStore
+from tarragon.store.folder import IndexFolder
+from tarragon.store.ledger import SqliteLedger
 
 
-@dataclass(frozen=True, slots=True)
-class OpenVersion:
-    """The data of a version, open."""
+@dataclass(slots=True)
+class EmbeddedVersion:
+    """The data of a version, open.
 
-    folder: VersionFolder
-    store: Store
-    ledger: Ledger
+    Attributes:
+        readers: How many are reading it now.
+        replaced: Whether it closes when the last of them is done.
+    """
 
-    @property
-    def contract(self) -> Contract:
-        """What the version was built under."""
-        return self.folder.contract
+    record: VersionRecord
+    store: EdgeStore
+    ledger: SqliteLedger
+    readers: int = 0
+    replaced: bool = False
+
+    def close(self) -> None:
+        """Release its files."""
+        self.ledger.close()
+        self.store.close()
 
 
-class EmbeddedIndex:
-    """Made by `attach`: the engine opens a shard once per process, so that all handles on a path share one.
+class EmbeddedCatalog:
+    """A `tarragon.protocols.Catalog` in a folder.
+
+    Made by `attach`: the engine opens a shard once per machine, so that all handles of a process share one.
 
     Args:
         path: The index's folder.
@@ -39,90 +53,200 @@ class EmbeddedIndex:
         self.folder = IndexFolder(path)
         self._handles = 0
         self._locked = False
-        self._open: OpenVersion | None = None
+        self._open: dict[str, EmbeddedVersion] = {}
         self._mutex = threading.RLock()
         self._writing = threading.Lock()
         if path.exists() and self.folder.serving() is not None:
             self._take_lock()
 
     @property
-    def version(self) -> OpenVersion | None:
-        """The serving version, opened when first asked for; None before the first sync."""
+    def location(self) -> str:
+        """See `tarragon.protocols.Catalog`."""
+        return str(self.folder.path)
+
+    # --- versions -----------------------------------------------------------------------------------------------------
+    def versions(self) -> list[VersionRecord]:
+        """See `tarragon.protocols.Catalog`."""
+        return self.folder.versions()
+
+    def serving(self) -> str | None:
+        """See `tarragon.protocols.Catalog`."""
+        return self.folder.serving()
+
+    def former(self) -> tuple[str, ...]:
+        """See `tarragon.protocols.Catalog`."""
+        return self.folder.former()
+
+    def create(self, contract: Contract, *, serve: bool) -> VersionRecord:
+        """See `tarragon.protocols.Catalog`."""
         with self._mutex:
-            if self._open is None and (serving := self.folder.serving()):
-                self._take_lock()
-                self._open = self._open_version(serving)
-            return self._open
+            self._take_lock()
+            record = self.folder.create(contract)
+            self._open[record.name] = self._opened(record, create=True)
+            if serve:
+                record = replace(record, promoted=True)
+                self.update(record)
+                self.folder.point_to(record.name)
+            return record
+
+    def update(self, record: VersionRecord) -> None:
+        """See `tarragon.protocols.Catalog`."""
+        with self._mutex:
+            self.folder.update(record)
+            if record.name in self._open:
+                self._open[record.name].record = record
+
+    def point_to(self, name: str, *, former: Sequence[str]) -> None:
+        """See `tarragon.protocols.Catalog`."""
+        self.folder.point_to(name, former)
+
+    def drop(self, name: str) -> None:
+        """See `tarragon.protocols.Catalog`."""
+        with self._mutex:
+            if name == self.serving():
+                raise InvalidInput(f"{name} serves; promote another version before dropping it", name=name)
+            if name in self._open:
+                self._replace(name, None)
+            self.folder.drop(name)
+
+    # --- reading and writing ------------------------------------------------------------------------------------------
+    @contextmanager
+    def reading(self, name: str | None = None) -> Iterator[EmbeddedVersion | None]:
+        """See `tarragon.protocols.Catalog`."""
+        version = self._acquire(name)
+        try:
+            yield version
+        finally:
+            if version is not None:
+                self._release(version)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """One writer at a time. Raises `IndexLocked` if another thread, or this one, is syncing already."""
-        if not self._writing.acquire(blocking=False):
-            raise IndexLocked(f"{self.folder.path} is being synced already; wait until that sync is done")
+    def writing(self, wait: float = 0.0) -> Iterator[None]:
+        """See `tarragon.protocols.Catalog`. Also this thread itself cannot write twice at a time."""
+        if not self._writing.acquire(timeout=wait) if wait else not self._writing.acquire(blocking=False):
+            raise IndexLocked(f"{self.location} is being written already; wait until that is done")
         try:
             yield
         finally:
             self._writing.release()
 
-    def create_version(self, contract: Contract) -> OpenVersion:
-        """Make the first version and let it serve; the serving one if there is one already."""
+    def _acquire(self, name: str | None) -> EmbeddedVersion | None:
         with self._mutex:
-            self._take_lock()
-            if (version := self.version) is not None:
-                return version
-            folder = self.folder.create_version(contract)
-            self._open = self._open_version(folder, create=True)
-            self.folder.point_to(folder)
-            return self._open
+            name = name or self.serving()
+            if name is None:
+                return None
+            if name not in self._open:
+                self._take_lock()
+                self._open[name] = self._opened(self.folder.record(name))
+            version = self._open[name]
+            version.readers += 1
+            return version
 
-    def _open_version(self, folder: VersionFolder, *, create: bool = False) -> OpenVersion:
-        from tarragon.store.edge import EdgeStore  # the engine's library is loaded only where it is used
+    def _release(self, version: EmbeddedVersion) -> None:
+        with self._mutex:
+            version.readers -= 1
+            if version.replaced and version.readers == 0:
+                version.close()
 
-        if missing := [path for path in (folder.shard, folder.ledger_path) if not path.exists() and not create]:
+    def _replace(self, name: str, version: EmbeddedVersion | None) -> None:
+        """Put another version into an open one's place; the old one is closed when nobody reads it any more."""
+        with self._mutex:
+            old = self._open.pop(name)
+            old.replaced = True
+            if version is not None:
+                self._open[name] = version
+            if old.readers == 0:
+                old.close()
+
+    def _opened(self, record: VersionRecord, *, create: bool = False) -> EmbeddedVersion:
+        shard, ledger = self.folder.shard_path(record.name), self.folder.ledger_path(record.name)
+        if missing := [path for path in (shard, ledger) if not path.exists() and not create]:
             raise StorageProblem(
                 f"{missing[0]} is missing: the index is damaged. Restore it from a copy, or sync a new one",
                 path=missing[0],
             )
+        return EmbeddedVersion(record, _edge_store(shard, record.contract), SqliteLedger(ledger))
 
-        contract = folder.contract
-        language = contract.recipe.language
-        store = EdgeStore(folder.shard, space=contract.space, dimensions=contract.dimensions, language=language)
-        return OpenVersion(folder, store, folder.ledger())
+    # --- upkeep -------------------------------------------------------------------------------------------------------
+    def require_room(self, needed: int) -> None:
+        """See `tarragon.protocols.Catalog`."""
+        self.folder.require_room(needed)
 
+    def size(self, name: str) -> int:
+        """See `tarragon.protocols.Catalog`."""
+        return self.folder.size(name)
+
+    def compact(self, *, in_place: bool = False) -> bool:
+        """See `tarragon.protocols.Catalog`.
+
+        The engine holds the interpreter's lock while it optimizes, so a child process does it on a copy of the shard,
+        which then takes the place of the original.
+        """
+        with self.writing(), self.reading() as version:
+            if version is None:
+                return False
+            if in_place:
+                return version.store.optimize()
+            name = version.record.name
+            self.require_room(2 * self.size(name))
+            current, target = self.folder.shard_path(name), self.folder.next_shard_path(name)
+            version.store.flush()
+            shutil.copytree(current, target)
+            if not _optimize_in_child(target):
+                shutil.rmtree(target)
+                return False
+            ledger = SqliteLedger(self.folder.ledger_path(name))
+            compacted = EmbeddedVersion(version.record, _edge_store(target, version.record.contract), ledger)
+            with self._mutex:
+                self.folder.use_shard(name, target)
+                self._replace(name, compacted)
+        shutil.rmtree(current, ignore_errors=True)  # its readers keep the open files
+        return True
+
+    # --- closing ------------------------------------------------------------------------------------------------------
     def _take_lock(self) -> None:
         if not self._locked:
             self.folder.lock()
             self._locked = True
 
-    def _close(self) -> None:
-        with self._mutex:
-            if self._open is not None:
-                self._open.ledger.close()
-                self._open.store.close()
-                self._open = None
-            if self._locked:
-                self.folder.unlock()
-                self._locked = False
-
-    def attach(self) -> EmbeddedIndex:
+    def attach(self) -> EmbeddedCatalog:
         """Count one more handle."""
         self._handles += 1
         return self
 
-    def detach(self) -> None:
+    def close(self) -> None:
         """Count one handle less; the last one closes the files and lets other processes have the index."""
-        with _opening:
+        with _opening, self._mutex:
             self._handles -= 1
-            if self._handles == 0:
-                _opened.pop(self.folder.path.resolve(), None)
-                self._close()
+            if self._handles > 0:
+                return
+            _catalogs.pop(self.folder.path.resolve(), None)
+            while self._open:
+                self._open.popitem()[1].close()
+            if self._locked:
+                self.folder.unlock()
+                self._locked = False
 
 
-_opened: WeakValueDictionary[Path, EmbeddedIndex] = WeakValueDictionary()
+def _edge_store(path: Path, contract: Contract) -> EdgeStore:
+    return EdgeStore(path, space=contract.space, dimensions=contract.dimensions, language=contract.recipe.language)
+
+
+def _optimize_in_child(shard: Path) -> bool:
+    """Optimize a shard that nobody has open; whether there was work."""
+    command = [sys.executable, "-m", "tarragon.store.edge", str(shard)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1) or done.stderr:
+        shutil.rmtree(shard, ignore_errors=True)
+        raise StorageProblem(f"optimizing {shard} failed: {done.stderr.strip() or done.returncode}", path=shard)
+    return done.returncode == 0
+
+
+_catalogs: WeakValueDictionary[Path, EmbeddedCatalog] = WeakValueDictionary()
 _opening = threading.Lock()
 
 
-def attach(path: Path) -> EmbeddedIndex:
+def attach(path: Path) -> EmbeddedCatalog:
     """A handle on the index at this path; one that is open in this process already is shared.
 
     Raises:
@@ -130,7 +254,7 @@ def attach(path: Path) -> EmbeddedIndex:
         NotAnIndex: Something else is there.
     """
     with _opening:
-        index = _opened.get(path.resolve())
-        if index is None:
-            index = _opened[path.resolve()] = EmbeddedIndex(path)
-        return index.attach()
+        catalog = _catalogs.get(path.resolve())
+        if catalog is None:
+            catalog = _catalogs[path.resolve()] = EmbeddedCatalog(path)
+        return catalog.attach()

@@ -1,11 +1,11 @@
 """An embedded index on disk: the lock, the pointer and the versions.
 
 handbook.tarragon/
-    tarragon.json               the pointer: which version serves; replaced atomically
+    tarragon.json               the pointer: which version serves, and which did before; replaced atomically
     lock                        held by the process that has the index open
-    versions/v1/contract.json   what the version was built under; never changed
+    versions/v1/version.json    the version's record, and the name of its shard's folder
     versions/v1/ledger.sqlite   what it holds of each document
-    versions/v1/shard/          the engine's files
+    versions/v1/shard-1/        the engine's files
 """
 
 from __future__ import annotations
@@ -13,84 +13,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tarragon.errors import DiskFull, IndexLocked, NotAnIndex, StorageProblem
-from tarragon.identity import fingerprint, space_name
-from tarragon.protocols import DenseEncoder
-from tarragon.recipe import IndexRecipe
-from tarragon.store.ledger import SqliteLedger
+from tarragon.contract import Contract, VersionRecord
+from tarragon.errors import DiskFull, IndexLocked, InvalidInput, NotAnIndex, StorageProblem
 
-FORMAT = 1
-"""Of this layout. A newer one is refused."""
+FORMAT = 2
+"""Of this layout. Any other is refused."""
 
 POINTER = "tarragon.json"
 _OWN_NAMES = {POINTER, "lock", "holder.json", "versions", f".{POINTER}.new", ".holder.json.new"}
-
-
-@dataclass(frozen=True, slots=True)
-class Contract:
-    """What a version was built under.
-
-    Attributes:
-        recipe: The settings.
-        model: Name of the model, for people.
-        dimensions: Length of its vectors.
-        identity: What makes its space, field by field, to say what differs; see `tarragon.identity.fingerprint`.
-    """
-
-    recipe: IndexRecipe
-    model: str
-    dimensions: int
-    identity: Mapping[str, str]
-
-    @classmethod
-    def of(cls, recipe: IndexRecipe, encoder: DenseEncoder) -> Contract:
-        """The contract under which this recipe and encoder build."""
-        return cls(recipe, encoder.name, encoder.dimensions, dict(encoder.identity))
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the space."""
-        return fingerprint(self.identity)
-
-    @property
-    def space(self) -> str:
-        """Name of the vectors in the store."""
-        return space_name(self.fingerprint)
-
-
-@dataclass(frozen=True, slots=True)
-class VersionFolder:
-    """One version on disk: a contract and the places of its data."""
-
-    path: Path
-    contract: Contract
-
-    @property
-    def name(self) -> str:
-        """Such as ``v1``."""
-        return self.path.name
-
-    @property
-    def shard(self) -> Path:
-        """The engine's folder."""
-        return self.path / "shard"
-
-    @property
-    def ledger_path(self) -> Path:
-        """The ledger's file."""
-        return self.path / "ledger.sqlite"
-
-    def ledger(self, *, readonly: bool = False) -> SqliteLedger:
-        """Open the ledger."""
-        return SqliteLedger(self.ledger_path, readonly=readonly)
 
 
 class IndexFolder:
@@ -146,38 +84,96 @@ class IndexFolder:
         """Let other processes have it."""
         self._lock.release()
 
-    def serving(self) -> VersionFolder | None:
-        """The version that the pointer names; None before the first one."""
-        if not self._is_index():
-            return None
+    # --- the pointer --------------------------------------------------------------------------------------------------
+    def serving(self) -> str | None:
+        """Name of the version that the pointer names; None before the first one."""
+        return str(self._pointer()["serving"]) if self._is_index() else None
+
+    def former(self) -> tuple[str, ...]:
+        """The versions that served before and are still there, the last one last."""
+        names = self._pointer()["former"] if self._is_index() else ()
+        return tuple(name for name in names if self._record_path(name).is_file())
+
+    def point_to(self, name: str, former: Sequence[str] = ()) -> None:
+        """Let this version serve, in one atomic step."""
+        _write_json(self.path / POINTER, {"format": FORMAT, "serving": name, "former": list(former)})
+
+    def _pointer(self) -> dict[str, Any]:
         pointer = _read_json(self.path / POINTER)
         if pointer.get("format") != FORMAT:
             raise NotAnIndex(
-                f"{self.path} has layout {pointer.get('format')!r}; this Tarragon reads {FORMAT}. Upgrade Tarragon",
+                f"{self.path} has layout {pointer.get('format')!r}, and this Tarragon reads {FORMAT}. Use the Tarragon "
+                "that made it, or sync a new index",
                 path=self.path,
             )
-        path = self.path / "versions" / str(pointer["serving"])
-        values = _read_json(path / "contract.json")
-        recipe = IndexRecipe.from_dict(values["recipe"])
-        return VersionFolder(path, Contract(recipe, values["model"], values["dimensions"], values["identity"]))
+        return pointer
 
-    def create_version(self, contract: Contract) -> VersionFolder:
+    # --- versions -----------------------------------------------------------------------------------------------------
+    def versions(self) -> list[VersionRecord]:
+        """All versions, oldest first."""
+        found = [path.parent.name for path in self.path.glob("versions/v*/version.json")]
+        return [self.record(name) for name in sorted(found, key=_number)]
+
+    def record(self, name: str) -> VersionRecord:
+        """The record of one version."""
+        return VersionRecord.from_dict(_read_json(self._record_path(name))["record"])
+
+    def create(self, contract: Contract) -> VersionRecord:
         """Make a folder for a new version. It serves only once `point_to` names it."""
-        versions = self.path / "versions"
-        number = 1 + max((int(entry.name[1:]) for entry in versions.glob("v*") if entry.name[1:].isdigit()), default=0)
-        version = VersionFolder(versions / f"v{number}", contract)
-        version.path.mkdir(parents=True)
-        values = asdict(contract) | {"recipe": contract.recipe.to_dict(), "fingerprint": contract.fingerprint}
-        _write_json(version.path / "contract.json", values)
-        return version
+        taken = [_number(path.name) for path in self.path.glob("versions/v*")]
+        record = VersionRecord(f"v{1 + max(taken, default=0)}", contract, created=time.time())
+        self.version_path(record.name).mkdir(parents=True)
+        _write_json(self._record_path(record.name), {"shard": "shard-1", "record": record.to_dict()})
+        return record
 
-    def point_to(self, version: VersionFolder) -> None:
-        """Let this version serve, in one atomic step."""
-        _write_json(self.path / POINTER, {"format": FORMAT, "serving": version.name})
+    def update(self, record: VersionRecord) -> None:
+        """Replace a version's record in one step."""
+        values = _read_json(self._record_path(record.name))
+        _write_json(self._record_path(record.name), {**values, "record": record.to_dict()})
 
-    def size(self) -> int:
-        """Bytes on disk, as allocated."""
-        folders = os.walk(self.path)  # unlike rglob, it passes over what the engine drops meanwhile
+    def drop(self, name: str) -> None:
+        """Delete a version. Its record goes first, so that half a version is never taken for one.
+
+        An empty folder stays, so that its name is not used again.
+        """
+        if name == self.serving():
+            raise InvalidInput(f"{name} serves; promote another version before dropping it", name=name)
+        self._record_path(name).unlink(missing_ok=True)
+        shutil.rmtree(self.version_path(name), ignore_errors=True)
+        self.version_path(name).mkdir(exist_ok=True)
+
+    def version_path(self, name: str) -> Path:
+        """Folder of a version."""
+        return self.path / "versions" / name
+
+    def ledger_path(self, name: str) -> Path:
+        """The ledger's file."""
+        return self.version_path(name) / "ledger.sqlite"
+
+    def shard_path(self, name: str) -> Path:
+        """The engine's folder."""
+        return self.version_path(name) / str(_read_json(self._record_path(name))["shard"])
+
+    def next_shard_path(self, name: str) -> Path:
+        """Where the engine's next folder for this version goes; what an interrupted compaction left is removed."""
+        current = self.shard_path(name)
+        for leftover in self.version_path(name).glob("shard-*"):
+            if leftover != current:
+                shutil.rmtree(leftover)
+        return current.with_name(f"shard-{int(current.name.removeprefix('shard-')) + 1}")
+
+    def use_shard(self, name: str, path: Path) -> None:
+        """Let the version have this engine folder from now on."""
+        _write_json(self._record_path(name), {**_read_json(self._record_path(name)), "shard": path.name})
+
+    def _record_path(self, name: str) -> Path:
+        return self.version_path(name) / "version.json"
+
+    # --- disk ---------------------------------------------------------------------------------------------------------
+    def size(self, name: str | None = None) -> int:
+        """Bytes on disk, as allocated, of one version or of all."""
+        root = self.version_path(name) if name else self.path
+        folders = os.walk(root)  # unlike rglob, it passes over what the engine drops meanwhile
         return sum(_allocated(Path(folder, name)) for folder, _, names in folders for name in names)
 
     def require_room(self, needed: int) -> None:
@@ -191,6 +187,10 @@ class IndexFolder:
                 needed=needed,
                 free=free,
             )
+
+
+def _number(name: str) -> int:
+    return int(name[1:]) if name[1:].isdigit() else 0
 
 
 def _allocated(path: Path) -> int:

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from tarragon.errors import DiskFull, StorageProblem
-from tarragon.protocols import ChunkRecord, DocumentRecord, DocumentWrite
+from tarragon.protocols import ChunkRecord, DocumentRecord, DocumentWrite, LedgerCounts, ServedChunk
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
     document_id TEXT PRIMARY KEY,
     namespace   TEXT NOT NULL,
-    status      TEXT NOT NULL,      -- ok, writing, deleting; failed: never indexed
+    status      TEXT NOT NULL,      -- ok, writing, settling, deleting; failed: never indexed
     state       BLOB,               -- what it was last indexed from; NULL before the first time
     hint        TEXT,               -- of the file when it was read; NULL where only reading can tell
     failure     TEXT                -- why the last sync could not index it; its former text keeps being served
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS chunks (
+    chunk_id    BLOB PRIMARY KEY,
     document_id TEXT NOT NULL,
-    chunk_id    BLOB NOT NULL,
     chunk_hash  BLOB NOT NULL,
     payload     BLOB NOT NULL,      -- digest of what is stored beside the vector
-    PRIMARY KEY (document_id, chunk_id)
+    tokens      INTEGER NOT NULL,
+    served      INTEGER NOT NULL,   -- 0: may be stored, is not shown
+    pending     TEXT                -- payload that the store may not have yet, as JSON
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS chunks_by_document ON chunks (document_id);
 CREATE INDEX IF NOT EXISTS chunks_by_hash ON chunks (chunk_hash);
+CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+
+_RECORD = "document_id, namespace, status, state, hint, failure"
 
 
 class SqliteLedger:
-    """Reads and writes one ledger file. Safe to use from several threads.
+    """Reads and writes one ledger file. Safe to use from several threads; readers never wait for a writer.
 
     Args:
         path: The SQLite file; made if it is not there.
@@ -43,55 +51,66 @@ class SqliteLedger:
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
         self._path = path
         self._lock = threading.RLock()
-        uri = f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rwc'}"
+        self._reading = threading.Lock()
         with _sqlite_errors(path):
-            self._db = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=10)
+            self._db = _connect(path, "ro" if readonly else "rwc")
             if not readonly:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.executescript(_SCHEMA)
+            self._reader = _connect(path, "ro")
 
     # --- reading ------------------------------------------------------------------------------------------------------
     def documents(self, namespace: str | None = None) -> dict[str, DocumentRecord]:
         """See `tarragon.protocols.Ledger`."""
-        query = """
-            SELECT document_id, namespace, status, state, hint, failure FROM documents
-            WHERE :namespace IS NULL OR namespace = :namespace
-        """
-        rows = self._rows(query, {"namespace": namespace})
-        return {row[0]: DocumentRecord(*row) for row in rows}
+        query = f"SELECT {_RECORD} FROM documents WHERE :namespace IS NULL OR namespace = :namespace"  # noqa: S608
+        with self._lock, _sqlite_errors(self._path):
+            return {row[0]: DocumentRecord(*row) for row in self._db.execute(query, {"namespace": namespace})}
 
     def document(self, document_id: str) -> DocumentRecord | None:
         """See `tarragon.protocols.Ledger`."""
-        query = "SELECT document_id, namespace, status, state, hint, failure FROM documents WHERE document_id = ?"
-        rows = self._rows(query, (document_id,))
+        rows = self._rows(f"SELECT {_RECORD} FROM documents WHERE document_id = ?", (document_id,))  # noqa: S608
         return DocumentRecord(*rows[0]) if rows else None
 
     def chunks(self, document_id: str) -> list[ChunkRecord]:
         """See `tarragon.protocols.Ledger`."""
-        rows = self._rows("SELECT chunk_id, chunk_hash, payload FROM chunks WHERE document_id = ?", (document_id,))
-        return [ChunkRecord(UUID(bytes=row[0]), row[1], row[2]) for row in rows]
+        query = "SELECT chunk_id, chunk_hash, payload, tokens FROM chunks WHERE document_id = ?"
+        return [ChunkRecord(UUID(bytes=id_), *rest) for id_, *rest in self._rows(query, (document_id,))]
+
+    def served(self, ids: Sequence[UUID]) -> dict[UUID, ServedChunk]:
+        """See `tarragon.protocols.Ledger`. Reads through a connection of its own, which no writer blocks."""
+        query = f"""
+            SELECT chunk_id, payload, pending, {_RECORD} FROM chunks JOIN documents USING (document_id)
+            WHERE chunk_id IN ({", ".join("?" * len(ids))}) AND served AND status != 'deleting'
+        """  # noqa: S608 - only question marks are put in
+        with self._reading, _sqlite_errors(self._path):
+            rows = self._reader.execute(query, [id_.bytes for id_ in ids]).fetchall()
+        return {UUID(bytes=row[0]): ServedChunk(DocumentRecord(*row[3:]), row[1], _loaded(row[2])) for row in rows}
 
     def holders(self, hashes: Iterable[bytes]) -> dict[bytes, UUID]:
         """See `tarragon.protocols.Ledger`."""
         query = """
             SELECT min(chunk_id) FROM chunks JOIN documents USING (document_id)
-            WHERE chunk_hash = ? AND status = 'ok'
+            WHERE chunk_hash = ? AND served AND status != 'deleting'
         """
         found = ((hash_, self._rows(query, (hash_,))[0][0]) for hash_ in hashes)
         return {hash_: UUID(bytes=chunk) for hash_, chunk in found if chunk is not None}
 
-    def counts(self) -> tuple[int, int, int]:
+    def counts(self) -> LedgerCounts:
         """See `tarragon.protocols.Ledger`."""
         query = """
-            SELECT (SELECT count(*) FROM documents WHERE status = 'ok'),
-                   (SELECT count(*) FROM chunks JOIN documents USING (document_id) WHERE status = 'ok'),
-                   (SELECT count(*) FROM documents WHERE status IN ('writing', 'deleting'))
+            SELECT (SELECT count(*) FROM documents WHERE state IS NOT NULL AND status != 'deleting'),
+                   count(*), coalesce(sum(tokens), 0),
+                   (SELECT count(*) FROM documents WHERE status IN ('writing', 'settling', 'deleting'))
+            FROM chunks JOIN documents USING (document_id) WHERE served AND status != 'deleting'
         """
-        documents, chunks, unfinished = self._rows(query)[0]
-        return documents, chunks, unfinished
+        return LedgerCounts(*self._rows(query)[0])
 
-    def _rows(self, query: str, values: Sequence[object] | Mapping[str, object] = ()) -> list[tuple]:  # type: ignore[type-arg] # SQLite's rows
+    def notes(self) -> dict[str, str]:
+        """See `tarragon.protocols.Ledger`."""
+        return dict(self._rows("SELECT key, value FROM notes"))
+
+    def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         with self._lock, _sqlite_errors(self._path):
             return self._db.execute(query, values).fetchall()
 
@@ -100,20 +119,42 @@ class SqliteLedger:
         """See `tarragon.protocols.Ledger`."""
         with self._transaction() as db:
             db.executemany(
+                "UPDATE chunks SET served = 0 WHERE document_id = ?1 AND EXISTS "
+                "(SELECT 1 FROM documents WHERE document_id = ?1 AND status = 'deleting')",
+                [(write.record.document_id,) for write in writes],
+            )
+            db.executemany(
                 "INSERT INTO documents VALUES (?, ?, 'writing', NULL, NULL, NULL) "
                 "ON CONFLICT (document_id) DO UPDATE SET status = 'writing', namespace = excluded.namespace",
                 [(write.record.document_id, write.record.namespace) for write in writes],
             )
-            db.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?)", _chunk_rows(writes))
+            db.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, 0, NULL)", _chunk_rows(writes))
 
-    def commit(self, writes: Sequence[DocumentWrite]) -> None:
+    def switch(self, writes: Sequence[DocumentWrite]) -> None:
         """See `tarragon.protocols.Ledger`."""
         with self._transaction() as db:
+            ids = [(write.record.document_id,) for write in writes]
+            db.executemany("UPDATE chunks SET served = 0, pending = NULL WHERE document_id = ?", ids)
             db.executemany(
-                "DELETE FROM chunks WHERE document_id = ?", [(write.record.document_id,) for write in writes]
+                "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, 1, NULL) ON CONFLICT (chunk_id) "
+                "DO UPDATE SET served = 1, payload = excluded.payload, tokens = excluded.tokens",
+                _chunk_rows(writes),
             )
-            db.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?)", _chunk_rows(writes))
+            db.executemany("UPDATE chunks SET pending = ? WHERE chunk_id = ?", _pending_rows(writes))
             self._replace(write.record for write in writes)
+            db.executemany(
+                "UPDATE documents SET status = 'settling' WHERE document_id = ?1 AND EXISTS "
+                "(SELECT 1 FROM chunks WHERE document_id = ?1 AND (NOT served OR pending IS NOT NULL))",
+                ids,
+            )
+
+    def settle(self, document_ids: Sequence[str]) -> None:
+        """See `tarragon.protocols.Ledger`."""
+        ids = [(document_id,) for document_id in document_ids]
+        with self._transaction() as db:
+            db.executemany("DELETE FROM chunks WHERE document_id = ? AND NOT served", ids)
+            db.executemany("UPDATE chunks SET pending = NULL WHERE document_id = ?", ids)
+            db.executemany("UPDATE documents SET status = 'ok' WHERE document_id = ?", ids)
 
     def record(self, records: Iterable[DocumentRecord]) -> None:
         """See `tarragon.protocols.Ledger`."""
@@ -133,9 +174,18 @@ class SqliteLedger:
             db.executemany("DELETE FROM chunks WHERE document_id = ?", values)
             db.executemany("DELETE FROM documents WHERE document_id = ?", values)
 
+    def note(self, key: str, value: str | None) -> None:
+        """See `tarragon.protocols.Ledger`."""
+        with self._transaction() as db:
+            if value is None:
+                db.execute("DELETE FROM notes WHERE key = ?", (key,))
+            else:
+                db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, value))
+
     def close(self) -> None:
         """See `tarragon.protocols.Ledger`."""
-        with self._lock:
+        with self._reading, self._lock:
+            self._reader.close()
             self._db.close()
 
     def _replace(self, records: Iterable[DocumentRecord]) -> None:
@@ -157,10 +207,25 @@ class SqliteLedger:
                 raise
 
 
-def _chunk_rows(writes: Sequence[DocumentWrite]) -> Iterator[tuple[str, bytes, bytes, bytes]]:
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None, timeout=10)
+
+
+def _chunk_rows(writes: Sequence[DocumentWrite]) -> Iterator[tuple[bytes, str, bytes, bytes, int]]:
     for write in writes:
         for chunk in write.chunks:
-            yield write.record.document_id, chunk.id.bytes, chunk.hash, chunk.payload
+            yield chunk.id.bytes, write.record.document_id, chunk.hash, chunk.payload, chunk.tokens
+
+
+def _pending_rows(writes: Sequence[DocumentWrite]) -> Iterator[tuple[str, bytes]]:
+    for write in writes:
+        for id_, payload in write.pending.items():
+            yield json.dumps(payload, ensure_ascii=False), id_.bytes
+
+
+def _loaded(pending: str | None) -> Mapping[str, Any] | None:
+    return None if pending is None else dict(json.loads(pending))
 
 
 @contextmanager

@@ -1,0 +1,145 @@
+"""What the write path reads before it writes: chunks, what is stored of them, and where their vectors are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+from uuid import UUID
+
+from tarragon.chunking import Chunker
+from tarragon.planning import ChunkDiff, WantedChunk, diff_chunks, wanted_chunks
+from tarragon.protocols import DenseEncoder, Ledger, Store
+from tarragon.recipe import Chunking
+from tarragon.survey import Job, SurveyOptions, format_of
+from tarragon.types import FloatArray
+
+
+class VectorSource(Protocol):
+    """Where vectors of the same space may be found, so that they need not be computed."""
+
+    def having(self, hashes: Sequence[bytes]) -> Collection[bytes]:
+        """Those of these chunk hashes that it has a vector for."""
+        ...
+
+    def vectors_of(self, hashes: Sequence[bytes]) -> Mapping[bytes, FloatArray]:
+        """Those it has, by chunk hash."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVectors:
+    """The vectors of a version, by chunk hash."""
+
+    store: Store
+    ledger: Ledger
+
+    def having(self, hashes: Sequence[bytes]) -> Collection[bytes]:
+        """See `VectorSource`."""
+        return self.ledger.holders(hashes)
+
+    def vectors_of(self, hashes: Sequence[bytes]) -> Mapping[bytes, FloatArray]:
+        """See `VectorSource`."""
+        holders = self.ledger.holders(hashes)
+        stored = self.store.vectors(list(holders.values()))
+        return {hash_: stored[id_] for hash_, id_ in holders.items() if id_ in stored}
+
+
+class Writer:
+    """What a sync writes with.
+
+    Args:
+        store: Receives the chunks.
+        ledger: Knows what is there.
+        load: Gives the encoder. Called only when there is something to chunk, since loading a model takes seconds.
+        chunking: How to cut, and the most tokens in a chunk.
+        donors: Where else vectors of this space may be, in the order in which they are asked.
+        before_embedding: Called once a sync, before the first text is embedded; raises if the model is not to be
+            trusted.
+        before_write: Called with the bytes about to be written, before each window; may raise `DiskFull`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        load: Callable[[], DenseEncoder],
+        chunking: tuple[Chunking, int],
+        *,
+        donors: Sequence[VectorSource] = (),
+        before_embedding: Callable[[], None] = lambda: None,
+        before_write: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.store = store
+        self.ledger = ledger
+        self.donors = donors
+        self.before_embedding = before_embedding
+        self.before_write = before_write
+        self._load = load
+        self._chunking = chunking
+
+    @property
+    def vector_sources(self) -> list[VectorSource]:
+        """Where to look for a vector before it is computed, in this order."""
+        return [StoredVectors(self.store, self.ledger), *self.donors]
+
+    @cached_property
+    def encoder(self) -> DenseEncoder:
+        """Makes the vectors."""
+        return self._load()
+
+    @cached_property
+    def chunker(self) -> Chunker:
+        """Cuts the documents."""
+        chunking, limit = self._chunking
+        return Chunker(self.encoder.tokenizer, limit, chunking=chunking)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A document ready to be written: its chunks, and what must be done about them."""
+
+    job: Job
+    wanted: Sequence[WantedChunk]
+    diff: ChunkDiff
+
+
+def prepare(jobs: Sequence[Job], options: SurveyOptions, writer: Writer) -> list[Prepared]:
+    """Chunk these documents and compare them with what is stored; writes nothing."""
+    chunks = writer.chunker.chunk([(job.document, format_of(job.document, options)) for job in jobs])
+    wanted = [wanted_chunks(job.document, found) for job, found in zip(jobs, chunks, strict=True)]
+    return [
+        Prepared(job, want, diff_chunks(want, _stored(job, writer))) for job, want in zip(jobs, wanted, strict=True)
+    ]
+
+
+def find_vectors(hashes: Sequence[bytes], writer: Writer) -> dict[bytes, FloatArray]:
+    """Vectors of these chunks that need not be computed, wherever the same text is."""
+    found: dict[bytes, FloatArray] = {}
+    for place in writer.vector_sources:
+        found |= place.vectors_of([hash_ for hash_ in hashes if hash_ not in found])
+    return found
+
+
+def has_vectors(hashes: Collection[bytes], writer: Writer) -> set[bytes]:
+    """Those of these chunks for which `find_vectors` would find one."""
+    found: set[bytes] = set()
+    for place in writer.vector_sources:
+        found.update(place.having([hash_ for hash_ in hashes if hash_ not in found]))
+    return found
+
+
+def _stored(job: Job, writer: Writer) -> dict[UUID, bytes]:
+    """Chunks of the document that are stored: id → digest of the payload.
+
+    After an interruption the rows name chunks that may not be there, with payloads that may not be the recorded ones:
+    then the store is asked, and every payload is written again.
+    """
+    if job.base is None or (job.is_new and not job.was_interrupted):
+        return {}
+    rows = writer.ledger.chunks(job.document.id)
+    if not job.was_interrupted:
+        return {row.id: row.payload for row in rows}
+    present = writer.store.vectors([row.id for row in rows])
+    return {row.id: b"" for row in rows if row.id in present}

@@ -1,0 +1,361 @@
+"""What the operations on an open index share: its catalog, its encoders, its sources."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tarragon import canaries
+from tarragon.chunking import PARSER_REVISION, chunker_identity
+from tarragon.contract import Contract, VersionRecord
+from tarragon.encoders.loading import load_encoder
+from tarragon.errors import EncoderDrift, IndexNotFound, InvalidInput, RecipeMismatch, TarragonError
+from tarragon.identity import fingerprint
+from tarragon.preparing import StoredVectors, VectorSource, Writer
+from tarragon.protocols import Catalog, DenseEncoder, EncoderInput, FindableSource, Ledger, OpenVersion, Source
+from tarragon.recipe import IndexRecipe
+from tarragon.sources import READER_REVISION, reopen
+from tarragon.sources.formats import format_of
+from tarragon.survey import SurveyOptions
+
+if TYPE_CHECKING:
+    from tarragon.types import FloatArray
+
+DISK_MARGIN = 128 << 20
+"""Free bytes that the engine needs for its log and new segments, beside the data itself."""
+
+DISK_FACTOR = 4
+"""Bytes on disk per byte of vectors and text: data, log, index and the copy while segments are merged."""
+
+PATIENCE = 60.0
+"""Seconds that a writer waits for a slice of an upgrade. For another sync it does not wait."""
+
+READER = f"reader {READER_REVISION} parser {PARSER_REVISION}"
+
+
+class CanaryWarning(UserWarning):
+    """The model's vectors differ from those it made before, by so little that they may still be compared."""
+
+
+class Session:
+    """An open index with its encoders.
+
+    Args:
+        catalog: Where it lives.
+        recipe: Settings that the caller asked for; None: the index's own.
+        encoders: The caller's own, to be used instead of a recipe's model wherever they match.
+        device: Where models run; None: the best there is.
+    """
+
+    def __init__(
+        self, catalog: Catalog, *, recipe: IndexRecipe | None, encoders: Sequence[DenseEncoder], device: str | None
+    ) -> None:
+        self.catalog = catalog
+        self._wanted = recipe
+        self._given = tuple(encoders)
+        self._device = device
+        self._known: list[tuple[str, DenseEncoder]] = []
+        self._trusted: set[tuple[str, int]] = set()
+        self._just_made: set[str] = set()
+        self._sources: dict[str, FindableSource] = {}
+
+    # --- versions -----------------------------------------------------------------------------------------------------
+    @property
+    def recipe(self) -> IndexRecipe:
+        """The settings that the index is, or will be, built with. Raises `RecipeMismatch`."""
+        serving = self.catalog.serving()
+        return self._wanted or IndexRecipe() if serving is None else self.agreed(self.record(serving))
+
+    def agreed(self, record: VersionRecord) -> IndexRecipe:
+        """The recipe to use for a version: its own, with the model as named by the caller.
+
+        Models are told apart by their fingerprint when they are loaded, not by name.
+
+        Raises:
+            RecipeMismatch: The caller asked for other settings.
+        """
+        built = record.contract.recipe
+        if self._wanted is None:
+            return built
+        old, new = built.to_dict(), self._wanted.to_dict()
+        differing = [name for name in old if name != "model" and old[name] != new[name]]
+        if differing:
+            changes = "; ".join(f"{name} is {old[name]!r}, not {new[name]!r}" for name in differing)
+            raise RecipeMismatch(
+                f"{self.catalog.location} was built with other settings: {changes}. Leave the recipe out to use the "
+                "index as it is, or rebuild it beside the serving one: Index.upgrade (tarragon upgrade)",
+                path=self.catalog.location,
+                differing=differing,
+            )
+        return self._wanted if self._wanted.model is not None else built
+
+    def record(self, name: str) -> VersionRecord:
+        """The record of a version. Raises `InvalidInput` if there is none of this name."""
+        records = {record.name: record for record in self.catalog.versions()}
+        if name not in records:
+            raise InvalidInput(f"no version {name!r}; there are {', '.join(records) or 'none'}", name=name)
+        return records[name]
+
+    @contextmanager
+    def reading(self, name: str | None = None) -> Iterator[OpenVersion]:
+        """A version, or the serving one. Raises `IndexNotFound` before the first sync."""
+        with self.catalog.reading(name) as version:
+            if version is None:
+                raise IndexNotFound(f"{self.catalog.location} holds nothing yet; sync a source first")
+            yield version
+
+    def create(self, recipe: IndexRecipe, encoder: DenseEncoder, *, serve: bool) -> VersionRecord:
+        """A new version for this recipe and encoder, with its canaries."""
+        record = self.catalog.create(contract_of(recipe, encoder), serve=serve)
+        self._mark_trusted(record, encoder)
+        self._just_made.add(record.name)
+        record = replace(record, canaries=canaries.pack(canaries.run(encoder)))
+        self.catalog.update(record)
+        return record
+
+    # --- encoders -----------------------------------------------------------------------------------------------------
+    def new_encoder(self, recipe: IndexRecipe) -> DenseEncoder:
+        """The encoder that a new version of this recipe is built with: the caller's own, or the recipe's model."""
+        encoder = self._given[0] if self._given else load_encoder(recipe, self._device)
+        self.remember(encoder)
+        return encoder
+
+    def remember(self, encoder: DenseEncoder) -> None:
+        """Use this encoder for the versions of its space."""
+        if all(known is not encoder for _, known in self._known):
+            self._known.append((fingerprint(encoder.identity), encoder))
+
+    def with_encoder(self, encoder: DenseEncoder | None) -> Session:
+        """A session on the same index for another encoder, or for whatever a new recipe names."""
+        given = () if encoder is None else (encoder,)
+        other = Session(self.catalog, recipe=None, encoders=given, device=self._device)
+        other._known, other._sources = list(self._known), self._sources
+        return other
+
+    def adopt_encoders(self, other: Session) -> None:
+        """Use the encoders of another session too."""
+        for _, encoder in other._known:
+            self.remember(encoder)
+
+    def encoder_for(self, version: OpenVersion) -> DenseEncoder:
+        """The encoder of a version's space.
+
+        Raises:
+            RecipeMismatch: The caller's encoder, or the model by this name, makes other vectors.
+        """
+        contract = version.record.contract
+        for print_, encoder in self._known:
+            if print_ == contract.fingerprint:
+                return encoder
+        for encoder in self._given:
+            self.remember(encoder)
+        if not self._given:
+            recipe = contract.recipe
+            if version.record.name == self.catalog.serving():
+                recipe = self.agreed(version.record)
+            self.remember(load_encoder(recipe, self._device))
+        for print_, encoder in self._known:
+            if print_ == contract.fingerprint:
+                return encoder
+        raise self._other_space(version, self._known[-1][1] if not self._given else self._given[0])
+
+    def check_named(self, version: OpenVersion) -> None:
+        """Make sure that the encoder or model that the caller named is the one of this version.
+
+        Without one, the version's own model is used, and loaded only when there is something to embed.
+
+        Raises:
+            RecipeMismatch: It is another.
+        """
+        _ = self.agreed(version.record)
+        if self._given or (self._wanted is not None and self._wanted.model is not None):
+            self.encoder_for(version)
+
+    def check_opened(self) -> None:
+        """Make sure that what the caller asked for fits the serving version, as far as no model must be loaded."""
+        serving = self.catalog.serving()
+        if serving is not None and self._given:
+            with self.reading() as version:
+                self.check_named(version)
+        elif serving is not None:
+            _ = self.agreed(self.record(serving))
+
+    def trusted_encoder(self, version: OpenVersion, *, again: bool = False) -> DenseEncoder:
+        """The encoder of a version, after its canaries have been compared: once, or ``again``.
+
+        Raises:
+            EncoderDrift: It declares the version's identity and makes other vectors.
+        """
+        encoder = self.encoder_for(version)
+        if not again and (version.record.name, id(encoder)) in self._trusted:
+            return encoder
+        stored, now = _stored_canaries(version.record), canaries.run(encoder)
+        if stored is None:
+            self.catalog.update(replace(version.record, canaries=canaries.pack(now)))
+        elif (verdict := canaries.judge(stored, now)).verdict == "different":
+            raise EncoderDrift(
+                f"{encoder.name} declares the same identity as the model that built {self.catalog.location} "
+                f"{version.record.name}, but makes other vectors: {verdict.sentence()}. Its runtime has changed "
+                "(library versions, hardware, a remote model under the same name). Pin it back, or rebuild with "
+                "Index.upgrade (tarragon upgrade)",
+                **verdict.to_dict(),
+            )
+        elif verdict.verdict == "warn":
+            warnings.warn(f"{encoder.name}: {verdict.sentence()}", CanaryWarning, stacklevel=3)
+        self._mark_trusted(version.record, encoder)
+        return encoder
+
+    def canary_verdict(self, version: OpenVersion, encoder: DenseEncoder) -> canaries.CanaryVerdict | None:
+        """How an encoder's vectors compare with those that built the version; None where it has no canaries."""
+        stored = _stored_canaries(version.record)
+        return None if stored is None else canaries.judge(stored, canaries.run(encoder))
+
+    def _mark_trusted(self, record: VersionRecord, encoder: DenseEncoder) -> None:
+        self._trusted.add((record.name, id(encoder)))
+
+    def _other_space(self, version: OpenVersion, encoder: DenseEncoder) -> RecipeMismatch:
+        """The error for an encoder of another space: what differs, what it costs to mend, or that it costs nothing."""
+        contract, identity = version.record.contract, dict(encoder.identity)
+        names = {*contract.identity, *identity}
+        differing = sorted(name for name in names if contract.identity.get(name) != identity.get(name))
+        verdict = self.canary_verdict(version, encoder)
+        if verdict is not None and verdict.verdict == "same":
+            mend = (
+                f"Its canaries are the same, though ({verdict.sentence()}): Index.adopt (tarragon adopt) relabels the "
+                "index without embedding anything"
+            )
+        else:
+            counts = version.ledger.counts()
+            seconds = f", about {_duration(counts.tokens / rate)}" if (rate := rate_of(version.ledger)) else ""
+            mend = (
+                f"Open it with the model it was built with, or rebuild it with Index.upgrade (tarragon upgrade): "
+                f"{counts.documents:,} documents, {counts.chunks:,} chunks, {counts.tokens:,} tokens to embed{seconds}"
+            )
+        return RecipeMismatch(
+            f"the index holds vectors of {contract.model} ({contract.fingerprint[:12]}), and {encoder.name} makes "
+            f"others ({fingerprint(identity)[:12]}); they differ in {', '.join(differing)}. {mend}",
+            built=contract.fingerprint,
+            given=fingerprint(identity),
+            differing=differing,
+        )
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+    def writer(self, version: OpenVersion, donors: Sequence[VectorSource] = ()) -> Writer:
+        """What a sync into this version writes with."""
+        contract = version.record.contract
+
+        def check_canaries() -> None:
+            self.trusted_encoder(version, again=version.record.name not in self._just_made)
+            self._just_made.discard(version.record.name)
+
+        return Writer(
+            version.store,
+            version.ledger,
+            lambda: self.encoder_for(version),
+            (contract.recipe.chunking, contract.limit),
+            donors=donors,
+            before_embedding=check_canaries,
+            before_write=lambda size: self.catalog.require_room(DISK_MARGIN + DISK_FACTOR * size),
+        )
+
+    def patience(self) -> float:
+        """How long a sync waits for another writer: for a slice of an upgrade, but not for another sync."""
+        serving = self.catalog.serving()
+        roles = [record.role(serving) for record in self.catalog.versions()]
+        return PATIENCE if "building" in roles else 0.0
+
+    def options(
+        self,
+        contract: Contract,
+        namespace: str,
+        *,
+        prune: bool = True,
+        max_delete: float | None = None,
+        only: Callable[[str], bool] | None = None,
+    ) -> SurveyOptions:
+        """What a sync of this version looks at."""
+        chunker = chunker_identity(contract.recipe.chunking, contract.limit)
+        return SurveyOptions(namespace, prune, max_delete, format_of, READER, chunker, only)
+
+    @contextmanager
+    def donors(self, version: OpenVersion) -> Iterator[list[VectorSource]]:
+        """The other versions of the same space, whose vectors can be copied."""
+        with self.same_space(version.record.contract.fingerprint, but=version.record.name) as found:
+            yield found
+
+    @contextmanager
+    def same_space(self, space: str, *, but: str = "") -> Iterator[list[VectorSource]]:
+        """The versions of a space, by its fingerprint."""
+        records = self.catalog.versions()
+        names = [record.name for record in records if record.contract.fingerprint == space and record.name != but]
+        with ExitStack() as stack:
+            opened = [stack.enter_context(self.reading(name)) for name in names]
+            yield [StoredVectors(version.store, version.ledger) for version in opened]
+
+    # --- sources ------------------------------------------------------------------------------------------------------
+    def remember_source(self, ledger: Ledger, namespace: str, source: Source) -> None:
+        """Keep where a source is, so that searches, upgrades and repairs can ask it; written only if that is new."""
+        if isinstance(source, FindableSource):
+            self._sources[namespace] = source
+            description = source.describe()
+            text = None if description is None else json.dumps(dict(description), sort_keys=True)
+            if ledger.notes().get(_source_key(namespace)) != text:
+                ledger.note(_source_key(namespace), text)
+
+    def source(self, ledger: Ledger, namespace: str) -> FindableSource | None:
+        """The source of a namespace, if it was synced in this process or can be opened again."""
+        if namespace not in self._sources and (text := ledger.notes().get(_source_key(namespace))):
+            try:
+                self._sources[namespace] = reopen(json.loads(text))
+            except (TarragonError, OSError, ValueError):  # it is gone, or of another machine: nothing is known
+                return None
+        return self._sources.get(namespace)
+
+
+def contract_of(recipe: IndexRecipe, encoder: DenseEncoder) -> Contract:
+    """The contract under which this recipe and encoder build."""
+    return Contract.of(recipe, encoder.name, encoder.dimensions, encoder.identity, encoder.max_tokens)
+
+
+def namespaces(ledger: Ledger) -> list[str]:
+    """Of every document in a version, in order."""
+    return sorted({record.namespace for record in ledger.documents().values()})
+
+
+def rate_of(ledger: Ledger) -> float | None:
+    """Tokens a second that the last sync embedded; None if none has measured it."""
+    return float(ledger.notes().get("rate", 0)) or None
+
+
+def remember_rate(ledger: Ledger, rate: float | None) -> None:
+    """Keep the rate of a sync that embedded enough to tell."""
+    if rate is not None:
+        ledger.note("rate", f"{rate:.1f}")
+
+
+def measured_rate(encoder: DenseEncoder) -> float:
+    """Tokens a second that an encoder embeds on this machine, measured with the canaries after a warm-up."""
+    canaries.run(encoder)
+    begun = time.perf_counter()
+    tokens = encoder.encode_documents([EncoderInput(text) for text in canaries.probes()]).tokens
+    return max(tokens, 1) / max(time.perf_counter() - begun, 1e-9)
+
+
+def _source_key(namespace: str) -> str:
+    return f"source {namespace}"
+
+
+def _stored_canaries(record: VersionRecord) -> FloatArray | None:
+    return canaries.unpack(record.canaries) if record.canaries else None
+
+
+def _duration(seconds: float) -> str:
+    """For people: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"

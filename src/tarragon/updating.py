@@ -1,0 +1,274 @@
+"""Plan and sync of an open index: every version that is to be kept up to date, the serving one first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from tarragon.canaries import CanaryVerdict
+from tarragon.contract import VersionRecord
+from tarragon.errors import EncoderDrift, InvalidInput, MissingDependency, ModelProblem, PlanOutdated, RecipeMismatch
+from tarragon.planning import outdated
+from tarragon.plans import NoLedger, NoStore, make_plan
+from tarragon.preparing import Writer
+from tarragon.protocols import DocumentRecord, FindableSource, OpenVersion, Source, SourceItem
+from tarragon.recipe import IndexRecipe
+from tarragon.reports import Change, Plan, Progress, SyncReport
+from tarragon.session import Session, contract_of, measured_rate, rate_of, remember_rate
+from tarragon.survey import SurveyOptions
+from tarragon.syncing import Sync
+
+BYTES_PER_CHUNK = 3_000
+"""On disk, beside its vector, where an index is too small to tell: text, words, payload (docs/cluster.md)."""
+
+FEW_CHUNKS = 1_000
+"""Fewer do not tell how much disk a chunk takes."""
+
+Callback: TypeAlias = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which documents a sync or a plan is about.
+
+    Attributes:
+        namespace: Of the source.
+        prune: Delete documents that the source no longer has.
+        max_delete: Largest share of the documents that may be deleted.
+        only: Patterns as in a ``.gitignore``; other documents are left as they are. Empty: all.
+    """
+
+    namespace: str = ""
+    prune: bool = True
+    max_delete: float | None = None
+    only: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_delete is not None and not 0 <= self.max_delete <= 1:
+            raise InvalidInput(f"max_delete={self.max_delete} is a share between 0 and 1")
+        if isinstance(self.only, str):
+            raise InvalidInput(f"only={self.only!r} is a string; give a list of patterns: [{self.only!r}]")
+
+    def options(self, session: Session, version: OpenVersion, also: Callable[[str], bool] | None) -> SurveyOptions:
+        """The same for a version, narrowed by ``also``."""
+        matching = _matcher(self.only)
+        if matching is not None and also is not None:
+            only: Callable[[str], bool] | None = lambda id_: matching(id_) and also(id_)  # noqa: E731
+        else:
+            only = matching or also
+        contract = version.record.contract
+        return session.options(contract, self.namespace, prune=self.prune, max_delete=self.max_delete, only=only)
+
+
+# --- sync -------------------------------------------------------------------------------------------------------------
+def sync(
+    session: Session,
+    source: Source,
+    scope: Scope,
+    *,
+    budget: int | None = None,
+    saved: Plan | None = None,
+    on_progress: Callback,
+) -> SyncReport:
+    """Bring every version up to date with a source. The caller holds the catalog's `writing`.
+
+    The first sync makes the first version. A version that is being built follows in what changed now; a complete one
+    that is kept for rollback follows in everything.
+
+    Raises:
+        PlanOutdated: ``saved`` does not hold any more.
+    """
+    serving = session.catalog.serving()
+    if serving is None:
+        encoder = session.new_encoder(session.recipe)
+        serving = session.create(session.recipe, encoder, serve=True).name
+    also = None if saved is None else _planned(session, source, scope, saved)
+    report, touched = sync_version(session, serving, source, scope, budget=budget, also=also, on_progress=on_progress)
+    others: list[SyncReport] = []
+    behind: dict[str, str] = {}
+    for record in session.catalog.versions():
+        role = record.role(serving)
+        if role not in ("standby", "building"):
+            continue
+        narrowed = also if role == "standby" else touched.__contains__
+        try:
+            other, _ = sync_version(
+                session, record.name, source, replace(scope, max_delete=1.0), also=narrowed, on_progress=on_progress
+            )
+        except (ModelProblem, RecipeMismatch, MissingDependency) as error:
+            behind[record.name] = str(error)
+        else:
+            others.append(other)
+    return replace(report, others=tuple(others), behind=behind)
+
+
+def sync_version(
+    session: Session,
+    name: str,
+    source: Source,
+    scope: Scope,
+    *,
+    budget: int | None = None,
+    also: Callable[[str], bool] | None = None,
+    on_progress: Callback,
+) -> tuple[SyncReport, set[str]]:
+    """Bring one version up to date; also the ids of the documents that were written or deleted."""
+    with session.reading(name) as version, session.donors(version) as donors:
+        if name == session.catalog.serving():
+            session.check_named(version)
+        run = Sync(
+            session.writer(version, donors),
+            scope.options(session, version, also),
+            budget=budget,
+            on_progress=on_progress,
+        )
+        report = run.run(source)
+        session.remember_source(version.ledger, scope.namespace, source)
+        remember_rate(version.ledger, run.rate)
+        return replace(report, model=version.record.contract.model, version=name), run.touched
+
+
+def refresh(session: Session, name: str, documents: Mapping[str, Iterable[str]], on_progress: Callback) -> None:
+    """Sync just these documents, by namespace, into the serving version; nothing is deleted."""
+    with session.reading(name) as version:
+        sources = {namespace: session.source(version.ledger, namespace) for namespace in documents}
+    for namespace, source in sources.items():
+        if source is not None:
+            picked = PickedSource(source, sorted(documents[namespace]))
+            scope = Scope(namespace, prune=False)
+            sync_version(session, name, picked, scope, on_progress=on_progress)
+
+
+class PickedSource:
+    """Some documents of a source; those that it does not have are not listed.
+
+    Args:
+        source: The source.
+        document_ids: Which.
+    """
+
+    def __init__(self, source: FindableSource, document_ids: Iterable[str]) -> None:
+        self._source = source
+        self._ids = tuple(document_ids)
+
+    def items(self) -> Iterator[SourceItem]:
+        """See `tarragon.protocols.Source`."""
+        return (item for item in map(self._source.find, self._ids) if item is not None)
+
+    def skipped(self) -> Mapping[str, int]:
+        """See `tarragon.protocols.Source`."""
+        return {}
+
+
+# --- plan -------------------------------------------------------------------------------------------------------------
+def plan(session: Session, source: Source, scope: Scope, *, canaries: bool = True) -> Plan:
+    """What a sync of the serving version would do; of a new index, what the first one would."""
+    serving = session.catalog.serving()
+    if serving is None:
+        return plan_new(session, source, scope, session.recipe)
+    with session.reading(serving) as version, session.donors(version) as donors:
+        session.check_named(version)
+        writer = session.writer(version, donors)
+        found = make_plan(
+            source,
+            writer,
+            scope.options(session, version, None),
+            header=_header(session, version.record, scope.namespace),
+            explain=None,
+        )
+        records = version.ledger.documents()
+        foreign = sum(record.namespace != scope.namespace for record in records.values())
+        orphans = max(0, version.store.count() - version.ledger.counts().chunks) if _is_settled(records.values()) else 0
+        found = replace(found, foreign=foreign, orphans=orphans)
+        return _with_cost(session, version, writer, found) if canaries else found
+
+
+def plan_new(
+    session: Session,
+    source: Source,
+    scope: Scope,
+    recipe: IndexRecipe,
+    explain: Callable[[str], Change] | None = None,
+) -> Plan:
+    """What building a version of this recipe from a source would take; nothing is made."""
+    encoder = session.new_encoder(recipe)
+    contract = contract_of(recipe, encoder)
+    record = VersionRecord("", contract)
+    with session.same_space(contract.fingerprint) as donors:
+        store: Any = NoStore()  # all that is asked of a store here
+        ledger: Any = NoLedger()
+        writer = Writer(store, ledger, lambda: encoder, (recipe.chunking, contract.limit), donors=donors)
+        options = session.options(contract, scope.namespace, only=_matcher(scope.only))
+        header = _header(session, record, scope.namespace)
+        found = make_plan(source, writer, options, header=header, explain=explain)
+    rate = measured_rate(encoder)
+    size = found.embeddings * (4 * contract.dimensions + BYTES_PER_CHUNK)
+    return replace(found, seconds=found.tokens / rate, bytes=size)
+
+
+def _planned(session: Session, source: Source, scope: Scope, saved: Plan) -> Callable[[str], bool]:
+    """Which documents a saved plan is about, after making sure that it still holds."""
+    now = plan(session, source, scope, canaries=False)
+    for name in ("version", "fingerprint", "namespace"):
+        if getattr(saved, name) != getattr(now, name):
+            raise PlanOutdated(
+                f"the plan is for {name} {getattr(saved, name)!r}, and the index has {getattr(now, name)!r} now; "
+                "make a new plan",
+            )
+    if moved := outdated(saved, now):
+        shown = ", ".join(moved[:10]) + (f" and {len(moved) - 10} more" if len(moved) > 10 else "")
+        raise PlanOutdated(
+            f"{len(moved)} documents have changed since the plan was made: {shown}. Nothing was written; plan again",
+            documents=moved,
+        )
+    ids = {change.document_id for change in saved.changes} | {gone.document_id for gone in saved.deletions}
+    return ids.__contains__
+
+
+def _header(session: Session, record: VersionRecord, namespace: str) -> Plan:
+    contract = record.contract
+    return Plan(session.catalog.location, record.name, contract.model, contract.fingerprint, namespace)
+
+
+def _with_cost(session: Session, version: OpenVersion, writer: Writer, found: Plan) -> Plan:
+    """The plan with time, disk and the canaries' word, if there is anything to embed."""
+    if not found.embeddings:
+        return found
+    encoder = writer.encoder
+    rate = rate_of(version.ledger) or measured_rate(encoder)
+    size = found.embeddings * bytes_per_chunk(session, version)
+    found = replace(found, seconds=found.tokens / rate, bytes=size)
+    verdict: CanaryVerdict | None = session.canary_verdict(version, encoder)
+    if verdict is None:
+        return found
+    found = replace(found, canaries=verdict.sentence())
+    if verdict.verdict == "different":
+        try:
+            session.trusted_encoder(version, again=True)
+        except EncoderDrift as error:
+            return replace(found, blocked=str(error))
+    return found
+
+
+def bytes_per_chunk(session: Session, version: OpenVersion) -> int:
+    """Disk that a chunk takes, measured on the index where it is large enough."""
+    chunks = version.ledger.counts().chunks
+    if chunks >= FEW_CHUNKS and (size := session.catalog.size(version.record.name)):
+        return size // chunks
+    return 4 * version.record.contract.dimensions + BYTES_PER_CHUNK
+
+
+def _is_settled(records: Iterable[DocumentRecord]) -> bool:
+    return all(record.status in ("ok", "failed") for record in records)
+
+
+def _matcher(patterns: Sequence[str]) -> Callable[[str], bool] | None:
+    if not patterns:
+        return None
+    from pathspec import GitIgnoreSpec
+
+    try:
+        return GitIgnoreSpec.from_lines(patterns).match_file
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"only={list(patterns)!r} cannot be used: {error}") from error

@@ -1,0 +1,281 @@
+"""Versions: an upgrade is the same sync into another version, then one pointer moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from tarragon.contract import VersionRecord
+from tarragon.errors import InvalidInput, NotReady, RecipeMismatch
+from tarragon.identity import DocumentState
+from tarragon.plans import make_plan
+from tarragon.protocols import DenseEncoder, OpenVersion, Source
+from tarragon.recipe import IndexRecipe
+from tarragon.reports import Change, Plan, SyncReport, VersionInfo
+from tarragon.session import Session, contract_of, namespaces
+from tarragon.updating import Callback, Scope, plan_new, sync_version
+
+SLICE_TOKENS = 50_000
+"""Tokens of an upgrade between two moments at which a sync may come in: some 6 s of a small model on two cores."""
+
+KEPT = 1
+"""Former versions that syncs keep up to date after a promotion, so that a rollback is one step."""
+
+
+def infos(session: Session) -> list[VersionInfo]:
+    """Every version, oldest first."""
+    serving = session.catalog.serving()
+    found = []
+    for record in session.catalog.versions():
+        with session.reading(record.name) as version:
+            counts = version.ledger.counts()
+        contract = record.contract
+        found.append(
+            VersionInfo(
+                name=record.name,
+                role=record.role(serving),
+                model=contract.model,
+                fingerprint=contract.fingerprint,
+                dimensions=contract.dimensions,
+                recipe=contract.recipe.to_dict(),
+                documents=counts.documents,
+                chunks=counts.chunks,
+                unfinished=counts.unfinished,
+                created=record.created,
+                bytes=session.catalog.size(record.name),
+            )
+        )
+    return found
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+def sources_of(session: Session, given: Mapping[str, Source]) -> dict[str, Source]:
+    """A source for each namespace of the serving version: the caller's own, or the one it was synced from.
+
+    Raises:
+        InvalidInput: One of them cannot be opened again and was not given.
+    """
+    with session.reading() as version:
+        sources: dict[str, Source] = {}
+        for namespace in sorted({*namespaces(version.ledger), *given}):
+            source = given.get(namespace) or session.source(version.ledger, namespace)
+            if source is None:
+                raise InvalidInput(
+                    f"the documents of namespace {namespace!r} came from a source that cannot be opened again; "
+                    f"give it: sources={{{namespace!r}: ...}}",
+                    namespace=namespace,
+                )
+            sources[namespace] = source
+        return sources
+
+
+def plan_upgrade(session: Session, recipe: IndexRecipe, sources: Mapping[str, Source]) -> list[Plan]:
+    """What a version of another recipe would take, a plan for each namespace; nothing is made."""
+    with session.reading() as version:
+        known = version.ledger.documents()
+        contract = contract_of(recipe, session.new_encoder(recipe))
+        change: Change = "model" if contract.fingerprint != version.record.contract.fingerprint else "chunker"
+    return [
+        plan_new(session, source, Scope(namespace), recipe, lambda id_: change if id_ in known else "new")
+        for namespace, source in sources.items()
+    ]
+
+
+def building(session: Session, recipe: IndexRecipe) -> VersionRecord:
+    """The version that an upgrade to this recipe fills: one that was begun already, or a new one.
+
+    Raises:
+        InvalidInput: The serving version is of this recipe already.
+    """
+    encoder = session.new_encoder(recipe)
+    contract = contract_of(recipe, encoder)
+    serving = session.catalog.serving()
+    for record in session.catalog.versions():
+        same = (record.contract.fingerprint, record.contract.recipe) == (contract.fingerprint, contract.recipe)
+        if same and record.name == serving:
+            raise InvalidInput(
+                f"{serving} serves already with this recipe and model; sync keeps it up to date", name=serving
+            )
+        if same and record.role(serving) == "building":
+            return record
+    return session.create(recipe, encoder, serve=False)
+
+
+def build(session: Session, name: str, sources: Mapping[str, Source], on_progress: Callback) -> list[SyncReport]:
+    """Fill a version, in slices between which syncs may come in; a report for each namespace.
+
+    Interrupted, it goes on where it stopped: documents that are done are not done again.
+    """
+    reports = []
+    for namespace, source in sources.items():
+        parts: list[SyncReport] = []
+        while not parts or parts[-1].documents_left:
+            with session.catalog.writing(wait=3_600):
+                part, _ = sync_version(
+                    session,
+                    name,
+                    source,
+                    Scope(namespace, max_delete=1.0),
+                    budget=_slice(parts),
+                    on_progress=on_progress,
+                )
+            parts.append(part)
+        reports.append(_joined(parts))
+    return reports
+
+
+def _slice(parts: Sequence[SyncReport]) -> int:
+    """Larger after a slice in which no document fitted, so that the largest one is built too."""
+    stuck = 0
+    while stuck < len(parts) and not parts[-1 - stuck].chunks_embedded:
+        stuck += 1
+    return SLICE_TOKENS * int(4**stuck)
+
+
+_ADDED = (
+    "documents_added",
+    "documents_changed",
+    "documents_deleted",
+    "chunks_embedded",
+    "chunks_reused",
+    "chunks_deleted",
+    "characters_embedded",
+    "tokens_embedded",
+    "tokens_truncated",
+)
+
+
+def _joined(parts: Sequence[SyncReport]) -> SyncReport:
+    """One report of several slices: what was done is added, what was found is as the last one found it."""
+    sums = {name: sum(getattr(part, name) for part in parts) for name in _ADDED}
+    device = next((part.device for part in parts if part.device), "")
+    return replace(parts[-1], **sums, device=device, seconds=sum(part.seconds for part in parts))
+
+
+# --- serving ----------------------------------------------------------------------------------------------------------
+def require_ready(session: Session, name: str, given: Mapping[str, Source]) -> None:
+    """Make sure that a version can serve: whole, as new as its sources, and with the model that built it.
+
+    Raises:
+        NotReady: It cannot; the message says what is missing.
+        EncoderDrift: Its model makes other vectors now.
+    """
+    with session.reading() as serving, session.reading(name) as version:
+        _ = session.trusted_encoder(version, again=True)
+        if unfinished := version.ledger.counts().unfinished:
+            raise NotReady(f"{name} is not complete: {unfinished} documents were interrupted; run the upgrade again")
+        if stored := version.store.count() - version.ledger.counts().chunks:
+            raise NotReady(f"{name} has {stored} chunks more than its ledger says; verify it with repair first")
+        if missing := _behind(serving, version):
+            shown = ", ".join(missing[:5])
+            raise NotReady(
+                f"{name} is behind by {len(missing)} documents ({shown}{', ...' if len(missing) > 5 else ''}); "
+                "run the upgrade again",
+                documents=missing,
+            )
+        for namespace in namespaces(serving.ledger):
+            source = given.get(namespace) or session.source(version.ledger, namespace)
+            if source is not None:
+                _require_empty_plan(session, version, namespace, source)
+
+
+def _require_empty_plan(session: Session, version: OpenVersion, namespace: str, source: Source) -> None:
+    contract = version.record.contract
+    header = Plan("", version.record.name, contract.model, contract.fingerprint, namespace)
+    found = make_plan(
+        source, session.writer(version), session.options(contract, namespace), header=header, explain=None
+    )
+    if not found.is_empty:
+        changes = [change.document_id for change in found.changes] + [gone.document_id for gone in found.deletions]
+        raise NotReady(
+            f"{version.record.name} is behind its source by {len(changes)} documents ({', '.join(changes[:5])}); "
+            "sync, or run the upgrade again",
+            documents=changes,
+        )
+
+
+def _behind(serving: OpenVersion, version: OpenVersion) -> list[str]:
+    """Documents that the serving version has with other content, or that only one of them has."""
+    now, then = _contents(serving), _contents(version)
+    return sorted(id_ for id_ in {*now, *then} if now.get(id_) != then.get(id_))
+
+
+def _contents(version: OpenVersion) -> dict[str, bytes]:
+    states = {id_: record.state for id_, record in version.ledger.documents().items() if record.state}
+    return {id_: b"".join(DocumentState.unpack(state)[:2]) for id_, state in states.items()}
+
+
+def promote(session: Session, name: str) -> None:
+    """Let a version serve. The one that served is kept up to date for a rollback, older ones are not any more."""
+    record = session.record(name)
+    serving = session.catalog.serving()
+    if name == serving:
+        return
+    former = [other for other in session.catalog.former() if other != name]
+    former += [serving] if serving is not None else []
+    session.catalog.update(replace(record, promoted=True, retired=False))
+    session.catalog.point_to(name, former=former)
+    _retire(session, former[:-KEPT])
+
+
+def rollback(session: Session) -> tuple[str, int]:
+    """Let the former version serve again; its name, and how many documents it is behind.
+
+    Raises:
+        NotReady: There is no former version.
+    """
+    former = session.catalog.former()
+    serving = session.catalog.serving()
+    if not former or serving is None:
+        raise NotReady("no version has served before this one; there is nothing to go back to")
+    with session.reading(former[-1]) as then, session.reading(serving) as now:
+        behind = len(_behind(now, then))
+    record = session.record(former[-1])
+    session.catalog.point_to(record.name, former=former[:-1])
+    if record.retired:
+        session.catalog.update(replace(record, retired=False))
+    return record.name, behind
+
+
+def _retire(session: Session, names: Sequence[str]) -> None:
+    for name in names:
+        session.catalog.update(replace(session.record(name), retired=True))
+
+
+def garbage(session: Session, *, keep: int = KEPT) -> list[str]:
+    """Versions that can be dropped: all that do not serve and are not among the last ``keep`` that did.
+
+    One that is being built is garbage only if another that was made later serves.
+    """
+    serving = session.catalog.serving()
+    records = session.catalog.versions()
+    former = session.catalog.former()
+    kept = {serving, *(former[len(former) - keep :] if keep else ())}
+    names = [record.name for record in records]
+    later = names[: names.index(serving)] if serving in names else []
+    return [
+        record.name
+        for record in records
+        if record.name not in kept and (record.role(serving) != "building" or record.name in later)
+    ]
+
+
+def adopt(session: Session, encoder: DenseEncoder) -> str:
+    """Relabel the serving version with this encoder's identity; the name of the version.
+
+    Raises:
+        RecipeMismatch: Its canaries differ, or the version has none: then it is another space.
+    """
+    with session.reading() as version:
+        record = version.record
+        verdict = session.canary_verdict(version, encoder)
+        if verdict is None or verdict.verdict != "same":
+            why = "the index has no canaries" if verdict is None else verdict.sentence()
+            raise RecipeMismatch(
+                f"{encoder.name} cannot take over {record.name}, which {record.contract.model} built: {why}. "
+                "Rebuild it with Index.upgrade (tarragon upgrade)"
+            )
+    contract = record.contract.relabelled(encoder.name, encoder.identity)
+    session.catalog.update(replace(record, contract=contract))
+    session.remember(encoder)
+    return record.name

@@ -1,0 +1,50 @@
+"""The homes of an index, one after another, for the conformance suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from homes import HOMES, LASTING, Home
+
+from tarragon.contract import Contract
+from tarragon.protocols import Catalog, OpenVersion
+from tarragon.recipe import IndexRecipe
+
+DIMENSIONS = 8
+
+
+def contract(salt: str = "") -> Contract:
+    """Another salt is another space."""
+    return Contract.of(IndexRecipe(language="neutral"), "words", DIMENSIONS, {"kind": "words", "salt": salt}, 256)
+
+
+@pytest.fixture(params=sorted(HOMES))
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
+    with HOMES[request.param](tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(params=sorted(LASTING))
+def lasting_home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
+    with LASTING[request.param](tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def catalog(home: Home) -> Iterator[Catalog]:
+    """An index that does not exist yet."""
+    opened = home.open()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def version(catalog: Catalog) -> Iterator[OpenVersion]:
+    """An empty version that serves, open for writing."""
+    with catalog.writing():
+        catalog.create(contract(), serve=True)
+        with catalog.reading() as opened:
+            assert opened is not None
+            yield opened
