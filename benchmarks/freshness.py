@@ -23,6 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -392,6 +393,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--chunk-tokens", type=int, default=254, help="the bundled model's limit by default")
     add_common_options(parser, repeats=1)
     options = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(langchain_core|llama_index|qdrant_client)\b")
     with tempfile.TemporaryDirectory(prefix="tarragon-freshness-") as folder:
         result = measure(options, Path(folder))
     publish(result, render(result), options.json)

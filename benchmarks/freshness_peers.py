@@ -279,14 +279,7 @@ class LangChainIndexing:
         manager = SQLRecordManager(f"qdrant/{COLLECTION}", db_url=f"sqlite:///{self._folder / 'records.sqlite'}")
         manager.create_schema()
         with self._store(model) as store:
-            langchain_index(
-                splitter.split_documents(pages),
-                manager,
-                store,
-                cleanup="full",
-                source_id_key="source",
-                key_encoder="sha256",
-            )
+            langchain_index(splitter.split_documents(pages), manager, store, cleanup="full", source_id_key="source")
 
     def search(self, queries: Sequence[str], k: int, model: Model) -> list[list[Found]]:
         """See `System`."""

@@ -272,12 +272,12 @@ def test_vectors_of_another_model_cannot_be_mapped() -> None:
 # --- the real model ---------------------------------------------------------------------------------------------------
 def test_the_real_model_bridges_to_its_own_first_dimensions_but_not_to_another_world(encoder: DenseEncoder) -> None:
     random = np.random.default_rng(0)
-    texts = [EncoderInput(" ".join(random.choice(WORDS, size=6))) for _ in range(320)]
+    texts = [EncoderInput(" ".join(random.choice(WORDS, size=6))) for _ in range(160)]
     old = encoder.encode_documents(texts).vectors
     short = unit(old[:, :128] @ rotation(2, 128))
     adapter = fit(short, old, floor=0)
     assert adapter.overlap > 0.6
     with pytest.raises(AdapterRefused):
-        fit(rows(0, 320, 64), old)
+        fit(rows(0, 160, 64), old)
     words = WordEncoder().encode_documents(texts).vectors
     assert fit(words, old, floor=0).overlap < adapter.overlap

@@ -22,7 +22,7 @@ from tarragon.types import Hit
 
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tarragon.index.load_encoder", lambda recipe, device: WordEncoder())
+    monkeypatch.setattr("tarragon.session.load_encoder", lambda recipe, device: WordEncoder())
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -152,7 +152,7 @@ SLOW = """
             print("encoding", file=sys.stderr, flush=True)
             time.sleep(0.2)
             return super().encode_documents(inputs)
-    tarragon.index.load_encoder = lambda recipe, device: Slow()
+    tarragon.session.load_encoder = lambda recipe, device: Slow()
     import tarragon.syncing
     tarragon.syncing.WINDOW_CHARACTERS = 100
     from tarragon.cli import main

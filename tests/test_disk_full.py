@@ -70,7 +70,7 @@ def test_a_full_disk_is_told_and_the_index_opens_and_answers_afterwards(
     assert (disk / "filler").stat().st_size > 0, run.stderr
     assert run.stderr.startswith("DiskFull: ") or run.returncode < 0, run.stderr
     (disk / "filler").unlink()
-    monkeypatch.setattr("tarragon.index.DISK_MARGIN", 0)
+    monkeypatch.setattr("tarragon.session.DISK_MARGIN", 0)
     with Index.open(disk / "i.tarragon", encoder=WordEncoder(384)) as index:
         before = index.status()
         assert 0 < before.documents < 500

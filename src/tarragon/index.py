@@ -224,6 +224,7 @@ class Index(VersionedIndex):
             raise InvalidInput(f"k={k} must not be negative", k=k)
         if on_stale not in get_args(OnStale):
             raise InvalidInput(f"on_stale={on_stale!r} is not one of {', '.join(get_args(OnStale))}")
+        _ = self._opened
         if not query.strip() or k == 0:
             return []
         return self._answers.answer(Question(query, k, vector, condition, settings, on_stale))

@@ -359,3 +359,28 @@ class VerifyReport:
     def to_dict(self) -> dict[str, Any]:
         """The same names and values, ready for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReport:
+    """What a copy of an index holds, and how it answers.
+
+    Attributes:
+        source: The original.
+        target: The copy.
+        documents: Documents in both.
+        chunks: Their chunks.
+        queries: Passages that both were asked for.
+        overlap: Mean overlap of the ten best, 0 to 1.
+    """
+
+    source: str
+    target: str
+    documents: int
+    chunks: int
+    queries: int
+    overlap: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same names and values, ready for JSON."""
+        return asdict(self)

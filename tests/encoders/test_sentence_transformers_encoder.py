@@ -236,3 +236,10 @@ def test_bf16_on_the_gpu_agrees_with_the_cpu(encoder: SentenceTransformerEncoder
     assert gpu.device == "cuda"
     assert_same(gpu.encode_documents(inputs(TEXTS)).vectors, encoder.encode_documents(inputs(TEXTS)).vectors, 0.999)
     assert fingerprint(gpu.identity) == fingerprint(encoder.identity)
+
+
+def test_the_bundled_model_is_fed_the_ids_that_chunking_made(encoder: SentenceTransformerEncoder) -> None:
+    assert encoder._takes_ids
+    ids = encoder.tokenizer.tokenize(["a text about keys"])[0]
+    as_given = encoder.encode_documents([EncoderInput("quite another text", ids)]).vectors
+    assert np.allclose(as_given, encoder.encode_documents([EncoderInput("a text about keys")]).vectors, atol=1e-6)

@@ -6,18 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from homes import HOMES, LASTING, Home
+from homes import HOMES, LASTING, Home, contract
 
-from tarragon.contract import Contract
 from tarragon.protocols import Catalog, OpenVersion
-from tarragon.recipe import IndexRecipe
-
-DIMENSIONS = 8
-
-
-def contract(salt: str = "") -> Contract:
-    """Another salt is another space."""
-    return Contract.of(IndexRecipe(language="neutral"), "words", DIMENSIONS, {"kind": "words", "salt": salt}, 256)
 
 
 @pytest.fixture(params=sorted(HOMES))

@@ -11,11 +11,21 @@ from pathlib import Path
 
 from wire import LocalQdrant, QdrantStub
 
+from tarragon.contract import Contract
 from tarragon.protocols import Catalog
+from tarragon.recipe import IndexRecipe
 from tarragon.store.embedded import attach
 from tarragon.store.server_catalog import ServerCatalog
 from tarragon.store.server_client import ServerConnection
 from tarragon.store.server_options import ServerOptions
+
+DIMENSIONS = 8
+
+
+def contract(salt: str = "") -> Contract:
+    """Another salt is another space."""
+    return Contract.of(IndexRecipe(language="neutral"), "words", DIMENSIONS, {"kind": "words", "salt": salt}, 256)
+
 
 QDRANT_URL = os.environ.get("QDRANT_URL")
 

@@ -9,8 +9,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from conftest import DIMENSIONS, contract
-from homes import Home
+from homes import DIMENSIONS, Home, contract
 
 from tarragon.errors import IndexLocked, InvalidInput, TarragonError
 from tarragon.protocols import Catalog, DocumentRecord, StoredChunk

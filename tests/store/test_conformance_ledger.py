@@ -9,8 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from conftest import contract
-from homes import Home
+from homes import Home, contract
 
 from tarragon.protocols import (
     ChunkRecord,

@@ -11,8 +11,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from conftest import DIMENSIONS, contract
-from homes import HOMES, Home
+from homes import DIMENSIONS, HOMES, Home, contract
 from hypothesis import given, settings
 from rank_bm25 import BM25Okapi
 from test_edge_filters import DOCUMENTS, SCALARS, filters, random_metadata

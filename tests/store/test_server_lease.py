@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from conftest import DIMENSIONS, contract
+from homes import DIMENSIONS, contract
 from qdrant_client import models
 from wire import LocalQdrant
 
@@ -253,7 +253,7 @@ def test_a_foreign_catalog_is_refused(client: LocalQdrant) -> None:
 
 
 def test_a_newer_layout_is_refused(two: tuple[ServerCatalog, ServerCatalog], client: LocalQdrant) -> None:
-    from tarragon.store.server_catalog import HEAD
+    from tarragon.store.server_directory import HEAD
 
     client.set_payload("handbook--catalog", {"format": 99}, points=[str(HEAD)])
     with pytest.raises(NotAnIndex, match="layout 99"):

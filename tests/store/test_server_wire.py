@@ -12,7 +12,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from conftest import DIMENSIONS, contract
+from homes import DIMENSIONS, contract
 from wire import Fault, QdrantStub, Seen
 
 from tarragon.errors import DiskFull, InvalidInput, NotAnIndex, ServerUnavailable, StorageProblem

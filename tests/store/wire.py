@@ -10,6 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -114,8 +115,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.close()
                 return
             status, answer = fault.status, fault.body
+        with suppress(BrokenPipeError):  # the client had enough of waiting
+            self.reply(status, fault.headers if fault else {}, answer)
+
+    def reply(self, status: int, headers: dict[str, str], answer: bytes) -> None:
         self.send_response(status)
-        for name, value in (fault.headers if fault else {}).items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()

@@ -115,7 +115,10 @@ class IndexFolder:
         return [self.record(name) for name in sorted(found, key=_number)]
 
     def record(self, name: str) -> VersionRecord:
-        """The record of one version."""
+        """The record of one version. Raises `InvalidInput` if there is none of this name."""
+        if not self._record_path(name).is_file():
+            there = ", ".join(record.name for record in self.versions()) or "none"
+            raise InvalidInput(f"no version {name!r}; there are {there}", name=name)
         return VersionRecord.from_dict(_read_json(self._record_path(name))["record"])
 
     def create(self, contract: Contract) -> VersionRecord:

@@ -1,4 +1,4 @@
-"""Points without vectors, written only while they are as they were read.
+"""Records as points of a server, written only while they are as they were read.
 
 A server runs no transaction over several requests, and says ``completed`` whether a condition held or not. So every
 write leaves a stamp of its own, is conditional on the stamp that was read, and is read back:
@@ -17,16 +17,19 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
-from tarragon.store.server import batches, json_bytes, retrieve
+from tarragon.store.server import batches, index_field, json_bytes, make_collection, retrieve
 from tarragon.store.server_client import ServerConnection, models
 
 STAMP, FENCE = "stamp", "fence"
 
 Payload = dict[str, Any]
 
+_VECTOR: Any = {"none": [0.0]}
+"""A server takes points without a vector through REST; through gRPC it is said to drop them (qdrant/qdrant#6128)."""
+
 
 class FencedPoints:
-    """The points of one collection without vectors. Safe to use from several threads.
+    """The records in one collection, made by `create_records`. Safe to use from several threads.
 
     Args:
         connection: To the server.
@@ -72,7 +75,7 @@ class FencedPoints:
         return {id_ for id_ in stamped if now.get(id_, {}).get(STAMP) != stamp}
 
     def _upsert(self, payloads: Mapping[UUID, Payload], **condition: Any) -> None:
-        points = [models.PointStruct(id=str(id_), vector={}, payload=payload) for id_, payload in payloads.items()]
+        points = [models.PointStruct(id=str(id_), vector=_VECTOR, payload=payload) for id_, payload in payloads.items()]
         self.connection.call(
             f"write {len(points)} records of {self.collection}",
             lambda client: client.upsert(self.collection, points, ordering=models.WriteOrdering.STRONG, **condition),
@@ -90,6 +93,18 @@ class FencedPoints:
             lambda client: client.delete(self.collection, selector, ordering=models.WriteOrdering.STRONG),
         )
         return set(self.read(seen, with_payload=False, all_replicas=True))
+
+
+def create_records(
+    connection: ServerConnection, collection: str, *, shard_number: int | None = None, indexed: Collection[str] = ()
+) -> None:
+    """Make a collection for records, with indexes of these keys of their payloads."""
+    no_graph = models.HnswConfigDiff(m=0)
+    vector = models.VectorParams(size=1, distance=models.Distance.DOT, on_disk=True, hnsw_config=no_graph)
+    make_collection(connection, collection, {"none": vector}, shard_number=shard_number)
+    for key in indexed:
+        schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, on_disk=True)
+        index_field(connection, collection, key, schema)
 
 
 def _unchanged(seen: Collection[Payload], fence: int) -> models.Filter:

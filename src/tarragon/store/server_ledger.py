@@ -1,4 +1,4 @@
-"""The ledger as a collection without vectors beside a version's chunks: one point a document, one for the notes.
+"""The ledger as a collection of records beside a version's chunks: one point a document, one for the notes.
 
 A collection of its own for each version, not one for all: dropping a version is dropping two collections, ids need no
 version in them, and no query needs a condition on it.
@@ -18,7 +18,7 @@ from uuid import UUID
 from tarragon.errors import StorageProblem
 from tarragon.identity import digest
 from tarragon.protocols import ChunkRecord, DocumentRecord, DocumentWrite, LedgerCounts, ServedChunk
-from tarragon.store.server import PAGE, index_field, make_collection, scroll, slices
+from tarragon.store.server import PAGE, scroll, slices
 from tarragon.store.server_client import ServerConnection, models
 from tarragon.store.server_documents import (
     RECORD_FIELDS,
@@ -33,7 +33,7 @@ from tarragon.store.server_documents import (
     to_payload,
     to_record,
 )
-from tarragon.store.server_fence import FENCE, STAMP, FencedPoints
+from tarragon.store.server_fence import FENCE, STAMP, FencedPoints, create_records
 from tarragon.store.server_lease import ServerLease
 
 NOTES = UUID(bytes=digest("server ledger", "notes"))
@@ -212,10 +212,8 @@ class ServerLedger:
 
 def create_ledger(connection: ServerConnection, collection: str) -> None:
     """Make the collection of a version's ledger, and the indexes that its queries need."""
-    make_collection(connection, collection, {}, shard_number=connection.options.shard_number)
-    for key in ("members", "hashes", "namespace", STAMP):
-        schema = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, on_disk=True)
-        index_field(connection, collection, key, schema)
+    keys = ("members", "hashes", "namespace", STAMP)
+    create_records(connection, collection, shard_number=connection.options.shard_number, indexed=keys)
 
 
 def _equals(key: str, value: str) -> models.FieldCondition:

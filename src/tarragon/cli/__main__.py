@@ -1,0 +1,7 @@
+"""``python -m tarragon.cli``."""
+
+import sys
+
+from tarragon.cli import main
+
+sys.exit(main())

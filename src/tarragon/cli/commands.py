@@ -1,0 +1,220 @@
+"""What each command of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tarragon.cli import views
+from tarragon.copying import copy_index
+from tarragon.encoders.loading import load_encoder
+from tarragon.errors import InvalidFilter, InvalidInput
+from tarragon.index import Index
+from tarragon.recipe import IndexRecipe
+from tarragon.reports import Plan
+from tarragon.status import read_status
+from tarragon.watching import did_something
+
+CHANGES, SOME_FAILED, BLOCKED, UNSOUND = 2, 3, 3, 3
+
+
+def plan(options: argparse.Namespace) -> int:
+    """``tarragon plan``."""
+    with Index.open(options.index, recipe=_recipe(options), device=options.device) as index:
+        found = index.plan(options.source, **_scope(options))
+    if options.out:
+        Path(options.out).write_text(json.dumps(found.to_dict(), ensure_ascii=False), encoding="utf-8")
+    views.output(options.json, found, views.show_plan)
+    if not options.exit_code:
+        return 0
+    return BLOCKED if found.blocked else 0 if found.is_empty else CHANGES
+
+
+def sync(options: argparse.Namespace) -> int:
+    """``tarragon sync``."""
+    with Index.open(options.index, recipe=_recipe(options), device=options.device) as index:
+        quiet = False if options.json else None
+        if options.watch is not None:
+            for report in index.watch(options.source, interval=options.watch, progress=quiet, **_scope(options)):
+                views.output(options.json, report, views.show_report)
+            return 0
+        saved = _read_plan(options.plan) if options.plan else None
+        report = index.sync(options.source, budget=options.budget, plan=saved, progress=quiet, **_scope(options))
+        if did_something(report):
+            index.optimize(in_place=True)
+    views.output(options.json, report, views.show_report)
+    return SOME_FAILED if report.documents_failed else 0
+
+
+def search(options: argparse.Namespace) -> int:
+    """``tarragon search``."""
+    with Index.open(options.index, device=options.device, create=False) as index:
+        hits = index.search(
+            options.query, options.k, filter=_filter(options.filter), mode=options.mode, on_stale=options.on_stale
+        )
+    if options.json:
+        views.output_json({"query": options.query, "hits": [hit.to_dict() for hit in hits]})
+    else:
+        views.show_hits(hits)
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """``tarragon status``."""
+    views.output(options.json, read_status(options.index, create=False), views.show_status)
+    return 0
+
+
+def optimize(options: argparse.Namespace) -> int:
+    """``tarragon optimize``."""
+    with Index.open(options.index, device=options.device, create=False) as index:
+        worked = index.optimize(in_place=True)
+    _say(options.json, {"optimized": worked}, "optimized" if worked else "nothing to do")
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """``tarragon verify``."""
+    with Index.open(options.index, device=options.device, create=False) as index:
+        found = index.verify(deep=options.deep, sample=options.sample, repair=options.repair)
+    views.output(options.json, found, views.show_verification)
+    return 0 if found.is_sound else UNSOUND
+
+
+def versions(options: argparse.Namespace) -> int:
+    """``tarragon versions``."""
+    with Index.open(options.index, create=False) as index:
+        found = index.versions()
+    if options.json:
+        views.output_json({"versions": [info.to_dict() for info in found]})
+    else:
+        views.show_versions(found)
+    return 0
+
+
+def upgrade(options: argparse.Namespace) -> int:
+    """``tarragon upgrade``: tells the cost first."""
+    recipe = _recipe(options) or IndexRecipe.from_dict(read_status(options.index, create=False).recipe)
+    sources = {"": options.source} if options.source else None
+    with Index.open(options.index, device=options.device, create=False) as index:
+        plans = index.plan_upgrade(recipe, sources=sources)
+        if options.dry_run and options.json:
+            views.output_json({"plans": [found.to_dict() for found in plans]})
+        elif not options.json:
+            for found in plans:
+                views.show_plan(found)
+        if options.dry_run:
+            return 0
+        quiet = False if options.json else None
+        report = index.upgrade(recipe, sources=sources, promote_above=options.promote_above, progress=quiet)
+    views.output(options.json, report, views.show_upgrade)
+    return SOME_FAILED if any(done.documents_failed for done in report.syncs) else 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """``tarragon compare``."""
+    with Index.open(options.index, device=options.device, create=False) as index:
+        found = index.compare(options.version, queries=_queries(options.queries), sample=options.sample)
+    views.output(options.json, found, views.show_comparison)
+    return 0
+
+
+def promote(options: argparse.Namespace) -> int:
+    """``tarragon promote``."""
+    with Index.open(options.index, device=options.device, create=False) as index:
+        index.promote(options.version, floor=options.floor)
+    _say(options.json, {"serving": options.version}, f"{options.version} serves now; tarragon rollback goes back")
+    return 0
+
+
+def rollback(options: argparse.Namespace) -> int:
+    """``tarragon rollback``."""
+    with Index.open(options.index, create=False) as index:
+        name, behind = index.rollback()
+    late = f", {behind} documents behind: sync it" if behind else ""
+    _say(options.json, {"serving": name, "behind": behind}, f"{name} serves now{late}")
+    return 0
+
+
+def gc(options: argparse.Namespace) -> int:
+    """``tarragon gc``."""
+    with Index.open(options.index, create=False) as index:
+        dropped = index.gc(keep=options.keep)
+    _say(options.json, {"dropped": dropped}, f"dropped {', '.join(dropped)}" if dropped else "nothing to do")
+    return 0
+
+
+def adopt(options: argparse.Namespace) -> int:
+    """``tarragon adopt``."""
+    recipe = IndexRecipe.from_dict({**read_status(options.index, create=False).recipe, "model": options.model})
+    with Index.open(options.index, create=False) as index:
+        name = index.adopt(load_encoder(recipe, options.device))
+    _say(options.json, {"adopted": name}, f"{name} is declared as {options.model} now; nothing was embedded")
+    return 0
+
+
+def copy(options: argparse.Namespace) -> int:
+    """``tarragon copy``."""
+    found = copy_index(options.index, options.target)
+    text = f"{found.documents:,} documents, {found.chunks:,} chunks copied; {found.queries} queries answered alike"
+    _say(options.json, found.to_dict(), text)
+    return 0
+
+
+# --- reading the options ----------------------------------------------------------------------------------------------
+def _scope(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "include": options.include,
+        "exclude": options.exclude,
+        "max_bytes": options.max_bytes,
+        "namespace": options.namespace,
+        "prune": not options.no_prune,
+        "max_delete": options.max_delete,
+        "only": options.only,
+    }
+
+
+def _recipe(options: argparse.Namespace) -> IndexRecipe | None:
+    names = ("model", "document_prompt", "dimensions", "chunking", "chunk_tokens", "language")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if not given:
+        return None
+    return IndexRecipe.from_dict({**read_status(options.index).recipe, **given})
+
+
+def _filter(text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise InvalidFilter(f"--filter is not JSON: {error}: {text}") from None
+
+
+def _read_plan(path: str) -> Plan:
+    try:
+        return Plan.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidInput(f"{path} is not a saved plan: {error}; make one with tarragon plan --out {path}") from error
+
+
+def _queries(path: str | None) -> Sequence[Any]:
+    """Questions, or pairs of a question and the ids of the documents that answer it."""
+    if path is None:
+        return ()
+    found: list[Any] = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            found.append((entry["query"], entry["relevant"]) if "relevant" in entry else entry["query"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise InvalidInput(f'{path}, line {number}: {error!r}; a line is {{"query": "..."}}') from error
+    return found
+
+
+def _say(as_json: bool, values: dict[str, Any], text: str) -> None:
+    if as_json:
+        views.output_json(values)
+    else:
+        views.console().print(text, markup=False)
