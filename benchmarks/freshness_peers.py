@@ -38,6 +38,7 @@ from benchmarks.memo import CountingEncoder
 from benchmarks.peers import DEFAULT_BATCH, Peer, default_peer, load_peers
 from benchmarks.stored import stored_passages
 from tarragon import Document, Index, IndexRecipe
+from tarragon.canaries import probes
 from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
 from tarragon.types import FloatArray
 
@@ -63,8 +64,13 @@ class Model:
 
     @property
     def asked(self) -> int:
-        """Texts of documents that were embedded since `forget`, by anyone."""
-        return self._asked + len(self.encoder.asked)
+        """Texts of documents that were embedded since `forget`, by anyone; our canaries apart."""
+        return self._asked + len(self.encoder.asked) - self.canaries
+
+    @property
+    def canaries(self) -> int:
+        """Texts with which ours made sure, since `forget`, that the model makes the vectors that it made before."""
+        return sum(text in probes() for text in self.encoder.asked)
 
     def forget(self) -> None:
         """Begin to count anew."""
@@ -143,6 +149,15 @@ class Tarragon:
         """See `System`."""
         with self._opened(model) as index:
             index.sync([Document(id_, text) for id_, text in documents.items()], progress=False)
+        self._model = model
+
+    def upgrade(self, documents: Mapping[str, str], model: Model) -> None:
+        """Replace the model: build a version for the new one while the former serves, then let it serve."""
+        assert self._model is not None
+        sources = {"": [Document(id_, text) for id_, text in documents.items()]}
+        with self._opened(self._model) as index:
+            built = index.upgrade(encoder=model.encoder, sources=sources, progress=False)
+            index.promote(built.version, sources=sources)
         self._model = model
 
     def search(self, queries: Sequence[str], k: int, model: Model) -> list[list[Found]]:

@@ -38,11 +38,11 @@ class StoredPassage:
 
 def stored_passages(index: Index) -> dict[str, StoredPassage]:
     """Every chunk in the serving version's store by its id, whatever the ledger says; empty before the first sync."""
-    version = index._version
-    if version is None:
-        return {}
-    ids = list(version.store.ids())
-    payloads, vectors = version.store.payloads(ids), version.store.vectors(ids)
+    with index._opened.catalog.reading() as version:
+        if version is None:
+            return {}
+        ids = list(version.store.ids())
+        payloads, vectors = version.store.payloads(ids), version.store.vectors(ids)
     return {str(id_): StoredPassage(payload, vectors[id_]) for id_, payload in payloads.items()}
 
 

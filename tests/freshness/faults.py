@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tarragon.store.edge import EdgeStore
 from tarragon.store.folder import IndexFolder
@@ -23,6 +23,18 @@ WRITES: dict[type, tuple[str, ...]] = {
     IndexFolder: ("create", "update", "point_to", "drop"),
 }  # fmt: skip
 CREATION: dict[type, tuple[str, ...]] = {EdgeStore: ("__init__",), SqliteLedger: ("__init__",)}
+
+
+PLACES = [
+    f"{side} {owner.__name__}.{name}"
+    for owner, names in WRITES.items()
+    for name in names
+    for side in ("before", "after")
+]
+Boundary: TypeAlias = "int | tuple[str, int]"
+
+TEARS_CREATION = False
+"""Whether it may also blow while the files of a version are being made."""
 
 
 class Killed(BaseException):
@@ -43,6 +55,7 @@ class Fuse:
         self.blown = ""
         self.watch: Callable[[str], None] | None = None
         self._left: int | None = None
+        self._place = ""
         self._torn = False
         self._last_words: Callable[[], None] = lambda: None
 
@@ -50,12 +63,13 @@ class Fuse:
         self.calls.clear()
 
     @contextmanager
-    def armed(self, boundary: int, *, torn: bool, last_words: Callable[[], None]) -> Iterator[None]:
-        """Blow at this boundary: before the first call is 0, after it is 1, and so on.
+    def armed(self, boundary: Boundary, *, torn: bool, last_words: Callable[[], None]) -> Iterator[None]:
+        """Blow at this boundary: before the first call is 0, after it is 1, and so on; or at the n-th of its name.
 
         With ``torn``, an `upsert` before which it blows has written half of its points.
         """
-        self._left, self._torn, self._last_words, self.blown = boundary, torn, last_words, ""
+        self._place, self._left = ("", boundary) if isinstance(boundary, int) else boundary
+        self._torn, self._last_words, self.blown = torn, last_words, ""
         try:
             yield
         finally:
@@ -92,9 +106,12 @@ class Fuse:
         return fused
 
     def _pass(self, place: str, tear: Callable[[], Any] | None) -> None:
-        if self._left is None:
-            if self.watch is not None and "IndexFolder" not in place and "__init__" not in place:
+        is_creation = "__init__" in place or place == "after IndexFolder.create"
+        if self._left is None or (is_creation and not TEARS_CREATION):
+            if self._left is None and self.watch is not None and not is_creation and "IndexFolder" not in place:
                 self.watch(place)
+            return
+        if self._place not in place:
             return
         if self._left == 0:
             self._left, self.blown = None, place
@@ -115,8 +132,7 @@ def copy_as_left(source: Path, target: Path) -> None:
         made = target / Path(folder).relative_to(source)
         made.mkdir(parents=True, exist_ok=True)
         for name in names:
-            if name not in ("lock", "holder.json"):
-                _copy_sparse(Path(folder, name), made / name)
+            _copy_sparse(Path(folder, name), made / name)
 
 
 def _copy_sparse(source: Path, target: Path) -> None:
