@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DATA ?= ../shared/data
 
-.PHONY: demo test check format evals bench clean
+.PHONY: demo test check format evals bench soak clean
 
 demo: .venv/demo
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/python_docs.py
@@ -35,6 +35,11 @@ bench: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.encoder
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.ingest $(DATA)/awsdocs-3k/corpus.jsonl --limit-chunks 1000
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.query $(DATA)/awsdocs-3k/corpus.jsonl
+
+# Random histories against the laws of freshness, with fuses everywhere; and 200 killed syncs with the real model.
+soak: .venv/dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.freshness.soak --histories 1000 --steps 50
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.kills --kills 200
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.tarragon

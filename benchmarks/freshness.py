@@ -299,14 +299,16 @@ def run(
     call: Callable[[Mapping[str, str], Model], None] | None = None,
 ) -> Outcome:
     """One run, or this ``call`` in its place, and all that is looked at afterwards."""
-    model.forget()
+    models = [model] if model is former else [model, former]
+    for one in models:
+        one.forget()
     started = time.perf_counter()
     refused = _refusal(lambda: (call or system.run)(documents, model))
     seconds = time.perf_counter() - started
-    texts, canaries = model.asked, model.canaries
+    texts, canaries = sum(one.asked for one in models), sum(one.canaries for one in models)
     stored = system.stored()
     found: list[float] = []
-    refused = _refusal(lambda: found.append(recall(system, asked, model))) or refused
+    refused = refused or _refusal(lambda: found.append(recall(system, asked, model)))
     wrong, compared = wrong_vectors(stored, model)
     return Outcome(
         texts=texts,
@@ -386,6 +388,8 @@ def _of(
 
 
 def _wrong(outcome: Mapping[str, Any]) -> str:
+    if outcome["refused"]:
+        return "none is served to it"
     return f"{outcome['wrong_vectors']} of {outcome['compared']}"
 
 

@@ -156,6 +156,7 @@ class Tarragon:
         assert self._model is not None
         sources = {"": [Document(id_, text) for id_, text in documents.items()]}
         with self._opened(self._model) as index:
+            index.sync(sources[""], progress=False)
             built = index.upgrade(encoder=model.encoder, sources=sources, progress=False)
             index.promote(built.version, sources=sources)
         self._model = model

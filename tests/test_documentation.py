@@ -38,13 +38,14 @@ def test_the_blocks_of_the_readme_run_in_order(here: Path, capsys: pytest.Captur
         if "index" in names:
             names["index"].close()  # type: ignore[attr-defined]
     assert "keyctl rotate --stage" in outputs[0].split("\n\n")[1]
-    assert outputs[1].startswith("friday {'team': 'storage'")
-    assert outputs[2].strip() == "0 0 0 0", "nothing has changed since the first block"
+    assert outputs[1] == "True 0\nfresh keys.md v1\nfresh keys.md v1\n"
+    assert outputs[2].startswith("friday {'team': 'storage'")
+    assert outputs[3].strip() == "0 0 0 0", "nothing has changed since the first block"
 
 
 def test_the_commands_of_the_readme_run(here: Path) -> None:
     commands = re.findall(r"^\$ (tarragon .*)$", README, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         run = subprocess.run(
             [sys.executable, "-m", *command.replace("tarragon", "tarragon.cli", 1).split('"')[0].split()]

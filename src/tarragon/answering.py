@@ -60,11 +60,11 @@ class Answers:
             _ = self._session.agreed(version.record)
             vector = self._vector(version, question)
             found = _find(version, question, vector, question.k)
-            hits = self._judged(version, found)
+            hits = self.judged(version, found)
             if question.on_stale == "refresh" and (stale := _stale_documents(found, hits)):
                 with suppress(IndexLocked):  # another sync is running: what is stale is dropped below
                     self._refresh(version.record.name, stale)
-                hits = self._judged(version, _find(version, question, vector, question.k))
+                hits = self.judged(version, _find(version, question, vector, question.k))
             return hits if question.on_stale == "flag" else self._without_outdated(version, question, vector, hits)
 
     def _without_outdated(
@@ -77,7 +77,7 @@ class Answers:
             if len(kept) >= question.k or len(hits) < wanted:
                 return kept[: question.k]
             wanted *= 2
-            hits = self._judged(version, _find(version, question, vector, wanted))
+            hits = self.judged(version, _find(version, question, vector, wanted))
 
     def _vector(self, version: OpenVersion, question: Question) -> FloatArray | None:
         if question.settings.mode == "lexical":
@@ -87,7 +87,7 @@ class Answers:
         row: FloatArray = embed_queries(self._session.trusted_encoder(version), [question.text], question.settings)[0]
         return row
 
-    def _judged(self, version: OpenVersion, found: Sequence[Found]) -> list[Hit]:
+    def judged(self, version: OpenVersion, found: Sequence[Found]) -> list[Hit]:
         """The hits, each with what its source says now; every document is looked at once."""
         check = self._check(version)
         records = {one.record.document_id: one.record for one in found}

@@ -9,7 +9,8 @@ from threading import Event
 from types import TracebackType
 from typing import Any, get_args
 
-from tarragon import updating
+from tarragon import bridging, updating
+from tarragon.adapter import FLOOR
 from tarragon.answering import Answers, Question
 from tarragon.errors import InvalidInput
 from tarragon.filters import parse
@@ -228,6 +229,44 @@ class Index(VersionedIndex):
         if not query.strip() or k == 0:
             return []
         return self._answers.answer(Question(query, k, vector, condition, settings, on_stale))
+
+    def bridge(
+        self,
+        encoder: DenseEncoder,
+        *,
+        kind: bridging.BridgeKind = "rescore",
+        pairs: int = bridging.PAIRS,
+        depth: int = bridging.DEPTH,
+        floor: float = FLOOR,
+    ) -> bridging.Bridge:
+        """Search the serving version with another model than its own, where its own cannot run any more.
+
+        For the time before `upgrade` to that model has been run: answers are worse than either model's own, by how much
+        is in docs/bridges.md. Open the index without an encoder for it. Passages embedded on the way are kept, so that
+        the upgrade embeds so many fewer.
+
+        Args:
+            encoder: The new model.
+            kind: ``rescore``: passages that share words with the question, scored again by the new model. ``adapter``:
+                the question's vector, mapped into the old space.
+            pairs: Passages to fit the adapter on; they are embedded now.
+            depth: Passages that are scored again for a question, at least as many as are asked for.
+            floor: Least overlap@10 of the adapter, 0 to 1.
+
+        Raises:
+            AdapterRefused: The adapter keeps too little; the message says what to do.
+            IndexNotFound: Nothing has been synced yet.
+            InvalidInput: The serving version is of this model.
+        """
+        return bridging.build(
+            lambda: self._opened,
+            encoder,
+            self._answers.judged,
+            kind=kind,
+            pairs=pairs,
+            depth=depth,
+            floor=floor,
+        )
 
     def status(self) -> IndexStatus:
         """What the index holds."""

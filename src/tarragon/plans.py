@@ -33,6 +33,8 @@ def make_plan(
     for outcome in survey.outcomes():
         draft.take(outcome)
     draft.flush()
+    counts = writer.ledger.counts()
+    own = sum(record.state is not None and record.status != "deleting" for record in survey.known.values())
     return replace(
         header,
         documents=len(survey),
@@ -40,6 +42,8 @@ def make_plan(
         hashed=draft.hashed,
         changes=tuple(draft.changes),
         deletions=tuple(_deletion(id_, survey.known[id_], writer) for id_ in survey.deletions),
+        foreign=counts.documents - own if options.only is None else 0,
+        orphans=0 if counts.unfinished else max(0, writer.store.count() - counts.chunks),
         embeddings=len(draft.fresh),
         tokens=sum(draft.fresh.values()),
         blocked=_refusal(survey),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
@@ -66,16 +66,25 @@ class Found:
     record: DocumentRecord
 
 
-def search(version: OpenVersion, request: SearchRequest, k: int, recipe: SearchRecipe) -> list[Found]:
+def search(
+    version: OpenVersion,
+    request: SearchRequest,
+    k: int,
+    recipe: SearchRecipe,
+    *,
+    scored: Callable[[LegScores, SearchRequest], LegScores] = lambda legs, _: legs,
+) -> list[Found]:
     """The ``k`` best that may be served, best first, equal scores in order of their chunk ids; fewer if that is all.
 
     The ledger has the last word on each hit, after its text was read: so no deleted document is served, and no document
     in two states. A document that was rewritten while the store was being searched is searched again.
+
+    ``scored`` may choose among what the legs found and score it in another way, before it is fused.
     """
     refused: set[UUID] = set()
     while True:
         legs = candidates(version.store, request)
-        found, now = _serve(fuse(legs, recipe.fusion), version, k, request.filter)
+        found, now = _serve(fuse(scored(legs, request), recipe.fusion), version, k, request.filter)
         if len(found) < k and now and _is_cut(legs, request):
             request = _twice_as_deep(request)
         elif now <= refused:
@@ -169,7 +178,7 @@ def _at_least(legs: LegScores, dense_least: float, lexical_least: float) -> LegS
         return LegScores(chosen if dense is not None else None, chosen if lexical is not None else None)
     words = lexical.get
     chosen = {id_: score for id_, score in dense.items() if score >= dense_least or words(id_, -1.0) >= lexical_least}
-    return LegScores(chosen, {id_: score for id_, score in lexical.items() if id_ in chosen})
+    return LegScores(chosen, {id_: score for id_, score in lexical.items() if score >= lexical_least and id_ in chosen})
 
 
 def _hit(id_: UUID, score: float, payload: Mapping[str, Any], version: str) -> Hit:

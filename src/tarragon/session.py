@@ -21,6 +21,7 @@ from tarragon.protocols import Catalog, DenseEncoder, EncoderInput, FindableSour
 from tarragon.recipe import IndexRecipe
 from tarragon.sources import READER_REVISION, reopen
 from tarragon.sources.formats import format_of
+from tarragon.store.cache import VectorCache, cache_path
 from tarragon.survey import SurveyOptions
 
 if TYPE_CHECKING:
@@ -285,17 +286,37 @@ class Session:
     @contextmanager
     def donors(self, version: OpenVersion) -> Iterator[list[VectorSource]]:
         """The other versions of the same space, whose vectors can be copied."""
-        with self.same_space(version.record.contract.fingerprint, but=version.record.name) as found:
+        record = version.record
+        with self.same_space(record.contract.fingerprint, but=record.name, like=record.canaries) as found:
             yield found
 
     @contextmanager
-    def same_space(self, space: str, *, but: str = "") -> Iterator[list[VectorSource]]:
-        """The versions of a space, by its fingerprint."""
+    def same_space(self, space: str, *, but: str = "", like: str | None = None) -> Iterator[list[VectorSource]]:
+        """The versions of a space, by its fingerprint, then what bridges have kept of it.
+
+        Only what was kept by a runtime with the same canaries as ``like``; None: by any, which will do for an estimate.
+        """
         records = self.catalog.versions()
         names = [record.name for record in records if record.contract.fingerprint == space and record.name != but]
         with ExitStack() as stack:
             opened = [stack.enter_context(self.reading(name)) for name in names]
-            yield [StoredVectors(version.store, version.ledger) for version in opened]
+            stored: list[VectorSource] = [StoredVectors(version.store, version.ledger) for version in opened]
+            label = self.cache.label(space)
+            kept = label is not None and (like is None or same_canaries(label, like))
+            yield [*stored, self.cache.of(space, label)] if label is not None and kept else stored
+
+    @property
+    def cache(self) -> VectorCache:
+        """Vectors that bridges have made; there is no file before the first is kept."""
+        return VectorCache(cache_path(self.catalog.location))
+
+    def clear_cache(self) -> None:
+        """Drop what bridges have kept, except for spaces that are being built: complete versions have their own."""
+        serving = self.catalog.serving()
+        records = self.catalog.versions()
+        built = {record.contract.fingerprint for record in records if record.role(serving) == "building"}
+        for space in set(self.cache.spaces()) - built:
+            self.cache.clear(space)
 
     # --- sources ------------------------------------------------------------------------------------------------------
     def remember_source(self, ledger: Ledger, namespace: str, source: Source) -> None:
@@ -352,6 +373,15 @@ def _source_key(namespace: str) -> str:
 
 def _stored_canaries(record: VersionRecord) -> FloatArray | None:
     return canaries.unpack(record.canaries) if record.canaries else None
+
+
+def same_canaries(first: str, second: str) -> bool:
+    """Whether two runtimes, by their packed canaries, make the same vectors; False where one is missing or broken."""
+    try:
+        one, two = canaries.unpack(first), canaries.unpack(second)
+        return one is not None and two is not None and canaries.judge(one, two).verdict == "same"
+    except InvalidInput:
+        return False
 
 
 def _duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from tarragon.errors import EncoderDrift, InvalidInput, MissingDependency, Model
 from tarragon.planning import outdated
 from tarragon.plans import NoLedger, NoStore, make_plan
 from tarragon.preparing import Writer
-from tarragon.protocols import DocumentRecord, FindableSource, OpenVersion, Source, SourceItem
+from tarragon.protocols import FindableSource, OpenVersion, Source, SourceItem
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import Change, Plan, Progress, SyncReport
 from tarragon.session import Session, contract_of, measured_rate, rate_of, remember_rate
@@ -177,10 +177,6 @@ def plan(session: Session, source: Source, scope: Scope, *, canaries: bool = Tru
             header=_header(session, version.record, scope.namespace),
             explain=None,
         )
-        records = version.ledger.documents()
-        foreign = sum(record.namespace != scope.namespace for record in records.values())
-        orphans = max(0, version.store.count() - version.ledger.counts().chunks) if _is_settled(records.values()) else 0
-        found = replace(found, foreign=foreign, orphans=orphans)
         return _with_cost(session, version, writer, found) if canaries else found
 
 
@@ -257,10 +253,6 @@ def bytes_per_chunk(session: Session, version: OpenVersion) -> int:
     if chunks >= FEW_CHUNKS and (size := session.catalog.size(version.record.name)):
         return size // chunks
     return 4 * version.record.contract.dimensions + BYTES_PER_CHUNK
-
-
-def _is_settled(records: Iterable[DocumentRecord]) -> bool:
-    return all(record.status in ("ok", "failed") for record in records)
 
 
 def _matcher(patterns: Sequence[str]) -> Callable[[str], bool] | None:

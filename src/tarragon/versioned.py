@@ -141,12 +141,14 @@ class VersionedIndex:
     def gc(self, *, keep: int = 1) -> list[str]:
         """Delete versions that neither serve nor are among the last ``keep`` that did; their names.
 
-        An unfinished upgrade is kept, unless a version that was begun later serves.
+        An unfinished upgrade is kept, unless a version that was begun later serves. Vectors that bridges have made are
+        deleted too, except those of an unfinished upgrade.
         """
         with self._opened.catalog.writing(PATIENCE):
             names = versions.garbage(self._opened, keep=keep)
             for name in names:
                 self._opened.catalog.drop(name)
+            self._opened.clear_cache()
             return names
 
     def adopt(self, encoder: DenseEncoder | None = None) -> str:

@@ -168,6 +168,7 @@ class Histories(RuleBasedStateMachine):
     """One history. Class attributes count over all of them."""
 
     histories = 0
+    finished = 0
     steps = 0
     syncs = 0
     crashes: Counter[str] = Counter()
@@ -491,7 +492,7 @@ class Histories(RuleBasedStateMachine):
                 result = act()
         except Killed:
             self.crashes[self.fuse.blown] += 1
-            self.saved, self.left = self.saved, None
+            self.left = None
             if exit != "stay":
                 self.index.close()
                 if exit == "kill":
@@ -499,6 +500,7 @@ class Histories(RuleBasedStateMachine):
                     self.path = copy
                 self.open()
             self.discover()
+            self.known = "" in self.index._opened._sources  # a version may have been done before the crash
             return None
         finally:
             self.fuse.watch = None
@@ -819,6 +821,7 @@ class Histories(RuleBasedStateMachine):
         crashed = report is None
         self.seen["upgrade crashed" if crashed else "upgraded"] += 1
         if not crashed:
+            self.known = True
             self.discover()
         possible: dict[str, dict[str, list[State | None]]] = {}
         for name, version in self.versions.items():
@@ -841,6 +844,7 @@ class Histories(RuleBasedStateMachine):
         goal = {id_: self.goal(id_, mine.get(id_), Scope()) for id_ in self.everyone()}
         return (
             not self.unfinished(name)
+            and set(self.statuses(name)) <= set(self.docs)
             and all(mine.get(id_) == served.get(id_) for id_ in self.everyone())
             and all(mine.get(id_) == goal[id_] for id_ in self.everyone())
         )
@@ -1012,6 +1016,7 @@ class Histories(RuleBasedStateMachine):
         """A last sync, and an index built anew: the same chunks and the same answers."""
         self.full_sync()
         self.answers_are_whole_and_labelled()
+        type(self).finished += 1
         held = self.versions[self.serving or ""]
         wanted, right = build_fresh(self.folder / "fresh.tarragon", held.served, held.salt, held.tokens)
         if not self.unfinished():

@@ -16,6 +16,7 @@ from tarragon.index import Index
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import Plan
 from tarragon.status import read_status
+from tarragon.types import Hit
 from tarragon.watching import did_something
 
 CHANGES, SOME_FAILED, BLOCKED, UNSOUND = 2, 3, 3, 3
@@ -52,14 +53,27 @@ def sync(options: argparse.Namespace) -> int:
 def search(options: argparse.Namespace) -> int:
     """``tarragon search``."""
     with Index.open(options.index, device=options.device, create=False) as index:
-        hits = index.search(
-            options.query, options.k, filter=_filter(options.filter), mode=options.mode, on_stale=options.on_stale
-        )
+        if options.bridge or options.model:
+            hits = _bridged(index, options)
+        else:
+            hits = index.search(
+                options.query, options.k, filter=_filter(options.filter), mode=options.mode, on_stale=options.on_stale
+            )
     if options.json:
         views.output_json({"query": options.query, "hits": [hit.to_dict() for hit in hits]})
     else:
         views.show_hits(hits)
     return 0
+
+
+def _bridged(index: Index, options: argparse.Namespace) -> list[Hit]:
+    if not (options.bridge and options.model):
+        raise InvalidInput("--bridge and --model go together: an index is searched with its own model otherwise")
+    if options.mode is not None or options.on_stale != "flag":
+        raise InvalidInput("--mode and --on-stale do not go with --bridge, which always fuses both legs and marks hits")
+    recipe = IndexRecipe.from_dict({**index.recipe.to_dict(), "model": options.model})
+    encoder = load_encoder(recipe, options.device)
+    return index.bridge(encoder, kind=options.bridge).search(options.query, options.k, filter=_filter(options.filter))
 
 
 def status(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from tarragon import __version__
+from tarragon.bridging import BridgeKind
 from tarragon.cli import commands
 from tarragon.recipe import Chunking, Language, Mode
 from tarragon.sources import DEFAULT_MAX_BYTES
@@ -108,6 +109,10 @@ def _add_search(made: argparse.ArgumentParser) -> None:
         default="flag",
         help="passages whose source has changed: mark them, drop them, or sync them first (default: %(default)s)",
     )
+    made.add_argument(
+        "--bridge", choices=get_args(BridgeKind), help="search with --model, which did not build the index"
+    )
+    made.add_argument("--model", help="with --bridge: sentence-transformers name or folder")
 
 
 def _add_verify(made: argparse.ArgumentParser) -> None:

@@ -80,6 +80,8 @@ def show_hits(hits: Sequence[Hit]) -> None:
     out = console()
     if not hits:
         out.print("nothing found")
+    if hits and hits[0].bridge:
+        out.print(f"[yellow]bridged[/yellow]  {escape(hits[0].bridge)}")
     for place, hit in enumerate(hits, start=1):
         heading = f"  {escape(' > '.join(hit.heading))}" if hit.heading else ""
         source = f"{escape(hit.document_id)}[{hit.start}:{hit.end}]".replace("[", r"\[", 1)

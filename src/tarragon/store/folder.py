@@ -3,6 +3,7 @@
 handbook.tarragon/
     tarragon.json               the pointer: which version serves, and which did before; replaced atomically
     lock                        held by the process that has the index open
+    cache.sqlite                vectors that a bridge has made, see `tarragon.store.cache`; often not there
     versions/v1/version.json    the version's record, and the name of its shard's folder
     versions/v1/ledger.sqlite   what it holds of each document
     versions/v1/shard-1/        the engine's files
@@ -23,12 +24,16 @@ from filelock import FileLock, Timeout
 
 from tarragon.contract import Contract, VersionRecord
 from tarragon.errors import DiskFull, IndexLocked, InvalidInput, NotAnIndex, StorageProblem
+from tarragon.store.cache import NAME as CACHE
 
 FORMAT = 2
 """Of this layout. Any other is refused."""
 
 POINTER = "tarragon.json"
-_OWN_NAMES = {POINTER, "lock", "holder.json", "versions", f".{POINTER}.new", ".holder.json.new"}
+_OWN_NAMES = {
+    *(POINTER, "lock", "holder.json", "versions", f".{POINTER}.new", ".holder.json.new"),
+    *(CACHE, f"{CACHE}-journal"),
+}
 
 
 class IndexFolder:
@@ -71,7 +76,8 @@ class IndexFolder:
             who = _read_json(holder).get("pid", "unknown") if holder.is_file() else "unknown"
             raise IndexLocked(
                 f"{self.path} is open in another process (pid {who}). Close the index there or end that process, then "
-                "try again. 'tarragon status' works meanwhile",
+                "try again; 'tarragon status' works meanwhile. To search from several processes, keep the index on a "
+                "Qdrant server: tarragon copy",
                 path=self.path,
                 pid=who,
             ) from None
