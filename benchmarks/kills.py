@@ -41,7 +41,7 @@ from benchmarks.stored import MODES, REQUIRED_COSINE, Difference, compare, store
 from tarragon import Index, IndexRecipe, syncing
 from tarragon.canaries import probes
 from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
-from tarragon.errors import IndexNotFound
+from tarragon.errors import IndexNotFound, TarragonError
 from tarragon.protocols import DenseEncoder, Embeddings, EncoderInput
 
 Kind: TypeAlias = Literal["first", "edit", "delete"]
@@ -221,6 +221,7 @@ def _run(task: Task, encoder: DenseEncoder, events: Connection) -> int:
         events.send("ended")
     except BaseException:
         traceback.print_exc()
+        events.send("failed")
         return 1
     return 0
 
@@ -255,8 +256,7 @@ class Nursery:
     def sync(self, task: Task, *, embeddings: int = 0, delay: float | None = None) -> Run:
         """Sync in a fork, and kill it so many seconds after its begin, or after the model has run so many times.
 
-        Raises:
-            RuntimeError: The sync failed by itself.
+        One that failed by itself counts as not killed; whoever syncs next in this process meets the same error.
         """
         self._control.send(task)
         child = self._control.recv()
@@ -273,8 +273,6 @@ class Nursery:
         ended = time.perf_counter()
         while self._events.poll():
             self._events.recv()
-        if status not in (0, signal.SIGKILL):
-            raise RuntimeError(f"the sync in the child process failed with status {status}; see its traceback above")
         begun, *others = [*(moment for moment in moments if moment is not None), ended]
         writing = tuple(later - earlier for earlier, later in pairwise(others))
         return Run(status == signal.SIGKILL, ended - begun, writing)
@@ -285,7 +283,7 @@ class Nursery:
             event = self._events.recv()
             if event == expected:
                 return time.perf_counter()
-            if event == "ended":
+            if event in ("ended", "failed"):
                 return None
 
 
@@ -387,6 +385,7 @@ class Killer:
         self._seconds: dict[Kind, list[float]] = {"first": [], "edit": [], "delete": []}
         self._writing: list[tuple[float, ...]] = []
         self.ended_before = 0
+        self.refused = 0
 
     def calibrate(self, runs: int) -> None:
         """Let each kind of sync run to its end, to know how long it takes."""
@@ -397,8 +396,8 @@ class Killer:
             self._writing += [run.writing] if run.writing else []
         self._settle()
 
-    def kill(self, kind: Kind | None = None) -> Verdict:
-        """Edit, sync, kill, look, sync, compare."""
+    def kill(self, kind: Kind | None = None) -> Verdict | None:
+        """Edit, sync, kill, look, sync, compare. None if there is an index that cannot be synced any more."""
         kind = kind or self._chance.choices(list(KINDS), list(KINDS.values()))[0]
         while (aim := self._prepare_and_kill(kind)) is None:
             self.ended_before += 1
@@ -440,26 +439,35 @@ class Killer:
         """Seconds from the last embedding to the end: writing alone."""
         return [pauses[-1] for pauses in self._writing]
 
-    def _judge(self, kind: Kind, aim: Aim, kills: int) -> Verdict:
+    def _judge(self, kind: Kind, aim: Aim, kills: int) -> Verdict | None:
+        """None if the index could not even be opened and synced."""
         queries = self._queries()
         fresh_path = self._space / "fresh.tarragon"
+        verdict = None
         with Index.open(fresh_path, recipe=RECIPE, encoder=self._encoder) as fresh:
             fresh.sync(self._folder.path, progress=False)
-            left = self._look(queries, set(stored_passages(fresh)))
-            with Index.open(self._index, recipe=RECIPE, encoder=self._encoder) as index:
-                index.sync(self._folder.path, max_delete=1.0, progress=False)
-                difference = compare(index, fresh, queries)
-                texts = self._folder.texts
-                found = [hit for query in queries for hit in index.search(query, 10)]
-                ghosts = sum(hit.text not in texts.get(hit.document_id, "") for hit in found)
-                again = index.sync(self._folder.path, progress=False).chunks_embedded
-                unfinished = index.status().unfinished
+            try:
+                left = self._look(queries, set(stored_passages(fresh)))
+                repaired = self._repair(fresh, queries)
+                verdict = Verdict(kind, aim, kills, left, *repaired)
+            except TarragonError:
+                traceback.print_exc()
         shutil.rmtree(fresh_path)
-        verdict = Verdict(kind, aim, kills, left, difference, ghosts, again, unfinished)
-        if not verdict.good:  # what this kill broke is not to count for the next ones too
+        if verdict is None or not verdict.good:  # what this kill broke is not to count for the next ones too
             shutil.rmtree(self._index)
         self._settle()
         return verdict
+
+    def _repair(self, fresh: Index, queries: Sequence[str]) -> tuple[Difference, int, int, int]:
+        """Sync, and compare: what differs, ghosts, texts that one more sync embeds, documents still unfinished."""
+        with Index.open(self._index, recipe=RECIPE, encoder=self._encoder) as index:
+            index.sync(self._folder.path, max_delete=1.0, progress=False)
+            difference = compare(index, fresh, queries)
+            texts = self._folder.texts
+            found = [hit for query in queries for hit in index.search(query, 10)]
+            ghosts = sum(hit.text not in texts.get(hit.document_id, "") for hit in found)
+            again = index.sync(self._folder.path, progress=False).chunks_embedded
+            return difference, ghosts, again, index.status().unfinished
 
     def _queries(self) -> list[str]:
         """Sentences of files as they are and as they were."""
@@ -488,7 +496,16 @@ class Killer:
         return Left(state, unfinished, bool(self._stored_before) and not hits, foreign, mixed)
 
     def _settle(self) -> None:
-        """Bring the index up to date, in this process."""
+        """Bring the index up to date, in this process; one that refuses is counted and made anew."""
+        try:
+            self._sync_here()
+        except TarragonError:
+            traceback.print_exc()
+            self.refused += 1
+            shutil.rmtree(self._index)
+            self._sync_here()
+
+    def _sync_here(self) -> None:
         with Index.open(self._index, recipe=RECIPE, encoder=self._encoder) as index:
             index.sync(self._folder.path, max_delete=1.0, progress=False)
             self._stored_before = set(stored_passages(index))
@@ -505,13 +522,16 @@ def measure(
     calibrations: int = CALIBRATIONS,
 ) -> dict[str, Any]:
     """Kill so many times. ``first`` says what kinds to begin with; chance decides the others."""
-    verdicts = []
+    verdicts: list[Verdict] = []
     with nursery() as forks:
         killer = Killer(space, forks, encoder, seed)
         killer.calibrate(calibrations)
         started = time.perf_counter()
         for number in range(kills):
             verdict = killer.kill(first[number] if number < len(first) else None)
+            if verdict is None:
+                killer.refused += 1
+                continue
             verdicts.append(verdict)
             if not verdict.good:
                 print(f"kill {number + 1}: {verdict}", file=sys.stderr)
@@ -519,7 +539,9 @@ def measure(
         "benchmark": "kills",
         "seed": seed,
         "seconds": time.perf_counter() - started,
+        "kills": kills,
         "ended_before_the_kill": killer.ended_before,
+        "refused": killer.refused,
         **_summary(verdicts),
     }
 
@@ -528,7 +550,7 @@ def _summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     differences = [verdict.difference for verdict in verdicts]
     lefts = [verdict.left for verdict in verdicts]
     return {
-        "kills": len(verdicts),
+        "judged": len(verdicts),
         "kills_of_the_repair_too": sum(verdict.kills - 1 for verdict in verdicts),
         "kinds": dict(Counter(verdict.kind for verdict in verdicts)),
         "aims": dict(Counter(verdict.aim for verdict in verdicts)),
@@ -543,7 +565,7 @@ def _summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "lost": sum(difference.lost for difference in differences),
         "orphans": sum(difference.orphans for difference in differences),
         "payloads": sum(difference.payloads for difference in differences),
-        "least_cosine": min(difference.least_cosine for difference in differences),
+        "least_cosine": min((difference.least_cosine for difference in differences), default=1.0),
         "required_cosine": REQUIRED_COSINE,
         "ghosts": sum(verdict.ghosts for verdict in verdicts),
         "other_answers": {mode: sum(one.answers[mode] for one in differences) for mode in MODES},
@@ -558,6 +580,7 @@ def render(result: Mapping[str, Any]) -> str:
     """What was found, what it was found in, and what the kills had left."""
     left = result["left"]
     rows = [
+        ["indexes that cannot be synced any more", result["refused"]],
         ["chunks lost", result["lost"]],
         ["orphans: chunks that no document wants", result["orphans"]],
         ["ghosts: hits with a text that is gone", result["ghosts"]],
@@ -597,7 +620,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="tarragon-kills-") as folder:
         result = measure(options.kills, options.seed, Path(folder), encoder)
     publish(result, render(result), options.json)
-    return 0 if result["good"] == result["kills"] else 1
+    return 0 if result["good"] == result["kills"] and not result["refused"] else 1
 
 
 if __name__ == "__main__":

@@ -130,8 +130,8 @@ class Data:
             turn, _ = np.linalg.qr(np.random.default_rng(3).standard_normal((128, 128)))
             return unit(self.of(OLD)[0][:, :128] @ turn), unit(self.of(OLD)[1][:, :128] @ turn)
         if name == "lsa":
-            from sklearn.decomposition import TruncatedSVD
-            from sklearn.feature_extraction.text import TfidfVectorizer
+            from sklearn.decomposition import TruncatedSVD  # type: ignore[import-untyped]
+            from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
 
             words = TfidfVectorizer(sublinear_tf=True, stop_words="english", min_df=2)
             svd = TruncatedSVD(256, random_state=0)
@@ -214,7 +214,7 @@ def main() -> None:
         for pairs in map(int, options.pairs.split(",")):
             print(judge(data, name, pairs), flush=True)
     print("\n| new model | way to search | MRR@10 | Recall@10 |\n|---|---|---|---|")
-    for name in ALTERED.keys() & set(names) if options.questions else ():
+    for name in [name for name in names if name in ALTERED and options.questions]:
         for text in through_index(data, name, options.questions):
             print(text, flush=True)
 

@@ -60,7 +60,7 @@ def test_only_the_hit_documents_are_looked_at(tmp_path: Path, words: WordEncoder
         write(tmp_path / "docs" / f"{n:02}.md", f"Text number {n} about word{n}.")
     with Index.open(tmp_path / "i", encoder=words) as index:
         index.sync(tmp_path / "docs")
-        source = index._opened.source(version_of(index).ledger, "")
+        source, _ = index._opened.source(version_of(index).ledger, "")
         assert source is not None
         looked: list[str] = []
         find = source.find
@@ -88,12 +88,21 @@ def test_documents_in_memory_are_known_to_the_process_that_gave_them(tmp_path: P
         assert labels(index.search("text")) == {"a": "unknown"}
 
 
+def test_what_is_added_without_pruning_makes_nothing_else_missing(index: Index) -> None:
+    index.sync([Document("a", "A text.")], prune=False)
+    index.sync([Document("b", "B text.")], prune=False)
+    assert labels(index.search("text")) == {"a": "unknown", "b": "fresh"}
+    assert len(index.search("text", on_stale="drop")) == 2
+    with pytest.raises(InvalidInput, match="or from several"):
+        index.upgrade(encoder=WordEncoder(salt="new"))
+
+
 def test_changed_metadata_is_stale_too(index: Index) -> None:
     index.sync([Document("a", "A text.", {"v": 1})])
     other = [Document("a", "A text.", {"v": 2})]
     from tarragon.sources import DocumentsSource
 
-    index._opened._sources[""] = DocumentsSource(other)
+    index._opened._sources[""] = (DocumentsSource(other), True)
     assert labels(index.search("text")) == {"a": "stale"}
 
 

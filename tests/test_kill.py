@@ -17,6 +17,7 @@ def test_a_killed_sync_is_completed_by_the_next_one(tmp_path: Path, encoder: Den
     result = measure(3, 11, tmp_path, encoder, first=list(KINDS), calibrations=1)
     assert result["kinds"] == dict.fromkeys(KINDS, 1)
     assert result["good"] == result["kills"] == 3, result
+    assert result["refused"] == 0
     assert result["lost"] == result["orphans"] == result["ghosts"] == result["payloads"] == 0
     assert result["least_cosine"] >= result["required_cosine"]
     assert not any(result["other_answers"].values())

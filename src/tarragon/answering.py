@@ -95,7 +95,7 @@ class Answers:
             namespace: self._session.source(version.ledger, namespace)
             for namespace in {record.namespace for record in records.values()}
         }
-        fresh = {id_: check.judge(record, sources[record.namespace]) for id_, record in records.items()}
+        fresh = {id_: check.judge(record, *sources[record.namespace]) for id_, record in records.items()}
         return [replace(one.hit, freshness=fresh[one.record.document_id]) for one in found]
 
     def _check(self, version: OpenVersion) -> FreshnessCheck:

@@ -26,14 +26,17 @@ class FreshnessCheck:
         self._prefix = prefix
         self._seen: dict[tuple[str, str, str], DocumentState] = {}
 
-    def judge(self, record: DocumentRecord, source: FindableSource | None) -> Freshness:
-        """Whether the source still says what the index serves of this document."""
+    def judge(self, record: DocumentRecord, source: FindableSource | None, whole: bool) -> Freshness:
+        """Whether the source still says what the index serves of this document.
+
+        If the source is not the ``whole`` of its namespace, a document that it does not have may be in another one.
+        """
         if source is None or record.state is None:
             return "unknown"
         try:
             item = source.find(record.document_id)
             if item is None:
-                return "missing"
+                return "missing" if whole else "unknown"
             if item.hint is not None and record.hint == f"{self._prefix} {item.hint}":
                 return "fresh"
             now = self._state(record, item)

@@ -63,7 +63,7 @@ class Session:
         self._known: list[tuple[str, DenseEncoder]] = []
         self._trusted: set[tuple[str, int]] = set()
         self._just_made: set[str] = set()
-        self._sources: dict[str, FindableSource] = {}
+        self._sources: dict[str, tuple[FindableSource, bool]] = {}
 
     # --- versions -----------------------------------------------------------------------------------------------------
     @property
@@ -319,23 +319,34 @@ class Session:
             self.cache.clear(space)
 
     # --- sources ------------------------------------------------------------------------------------------------------
-    def remember_source(self, ledger: Ledger, namespace: str, source: Source) -> None:
-        """Keep where a source is, so that searches, upgrades and repairs can ask it; written only if that is new."""
+    def remember_source(self, ledger: Ledger, namespace: str, source: Source, *, whole: bool) -> None:
+        """Keep where a source is, so that searches, upgrades and repairs can ask it; written only if that is new.
+
+        Of a source that was synced without pruning it is kept that it is not the ``whole`` of its namespace. One that
+        only this process can ask, such as documents in memory, is kept until the session ends.
+        """
         if isinstance(source, FindableSource):
-            self._sources[namespace] = source
+            self._sources[namespace] = (source, whole)
             description = source.describe()
-            text = None if description is None else json.dumps(dict(description), sort_keys=True)
+            values = {"whole": whole, "source": None if description is None else dict(description)}
+            text = None if description is None else json.dumps(values, sort_keys=True)
             if ledger.notes().get(_source_key(namespace)) != text:
                 ledger.note(_source_key(namespace), text)
 
-    def source(self, ledger: Ledger, namespace: str) -> FindableSource | None:
-        """The source of a namespace, if it was synced in this process or can be opened again."""
+    def source(self, ledger: Ledger, namespace: str) -> tuple[FindableSource | None, bool]:
+        """The source of a namespace and whether it is the whole of it; None if it cannot be opened again."""
         if namespace not in self._sources and (text := ledger.notes().get(_source_key(namespace))):
             try:
-                self._sources[namespace] = reopen(json.loads(text))
-            except (TarragonError, OSError, ValueError):  # it is gone, or of another machine: nothing is known
-                return None
-        return self._sources.get(namespace)
+                values = json.loads(text)
+                self._sources[namespace] = (reopen(values["source"]), bool(values["whole"]))
+            except (TarragonError, OSError, ValueError, KeyError, TypeError):  # of another machine: nothing is known
+                return None, False
+        return self._sources.get(namespace, (None, False))
+
+    def whole_source(self, ledger: Ledger, namespace: str) -> FindableSource | None:
+        """The source of a namespace, if it has all of its documents and can be opened."""
+        source, whole = self.source(ledger, namespace)
+        return source if whole else None
 
 
 def contract_of(recipe: IndexRecipe, encoder: DenseEncoder) -> Contract:

@@ -8,7 +8,15 @@ from typing import Any, TypeAlias
 
 from tarragon.canaries import CanaryVerdict
 from tarragon.contract import VersionRecord
-from tarragon.errors import EncoderDrift, InvalidInput, MissingDependency, ModelProblem, PlanOutdated, RecipeMismatch
+from tarragon.errors import (
+    EncoderDrift,
+    InvalidInput,
+    MissingDependency,
+    ModelProblem,
+    PlanOutdated,
+    RecipeMismatch,
+    TooManyDeletions,
+)
 from tarragon.planning import outdated
 from tarragon.plans import NoLedger, NoStore, make_plan
 from tarragon.preparing import Writer
@@ -83,7 +91,10 @@ def sync(
     if serving is None:
         encoder = session.new_encoder(session.recipe)
         serving = session.create(session.recipe, encoder, serve=True).name
-    also = None if saved is None else _planned(session, source, scope, saved)
+    also = None
+    if saved is not None:
+        also = _planned(session, source, scope, saved)
+        scope = replace(scope, max_delete=1.0)  # what the plan deletes was looked at as a whole
     report, touched = sync_version(session, serving, source, scope, budget=budget, also=also, on_progress=on_progress)
     others: list[SyncReport] = []
     behind: dict[str, str] = {}
@@ -94,7 +105,13 @@ def sync(
         narrowed = also if role == "standby" else touched.__contains__
         try:
             other, _ = sync_version(
-                session, record.name, source, replace(scope, max_delete=1.0), also=narrowed, on_progress=on_progress
+                session,
+                record.name,
+                source,
+                replace(scope, max_delete=1.0),
+                budget=budget,
+                also=narrowed,
+                on_progress=on_progress,
             )
         except (ModelProblem, RecipeMismatch, MissingDependency) as error:
             behind[record.name] = str(error)
@@ -124,7 +141,7 @@ def sync_version(
             on_progress=on_progress,
         )
         report = run.run(source)
-        session.remember_source(version.ledger, scope.namespace, source)
+        session.remember_source(version.ledger, scope.namespace, source, whole=scope.prune)
         remember_rate(version.ledger, run.rate)
         return replace(report, model=version.record.contract.model, version=name), run.touched
 
@@ -132,7 +149,7 @@ def sync_version(
 def refresh(session: Session, name: str, documents: Mapping[str, Iterable[str]], on_progress: Callback) -> None:
     """Sync just these documents, by namespace, into the serving version; nothing is deleted."""
     with session.reading(name) as version:
-        sources = {namespace: session.source(version.ledger, namespace) for namespace in documents}
+        sources = {namespace: session.source(version.ledger, namespace)[0] for namespace in documents}
     for namespace, source in sources.items():
         if source is not None:
             picked = PickedSource(source, sorted(documents[namespace]))
@@ -218,6 +235,8 @@ def _planned(session: Session, source: Source, scope: Scope, saved: Plan) -> Cal
             f"{len(moved)} documents have changed since the plan was made: {shown}. Nothing was written; plan again",
             documents=moved,
         )
+    if now.blocked:
+        raise TooManyDeletions(now.blocked)
     ids = {change.document_id for change in saved.changes} | {gone.document_id for gone in saved.deletions}
     return ids.__contains__
 

@@ -69,6 +69,12 @@ def show_report(report: SyncReport) -> None:
         out.print(f"[yellow]{report.tokens_truncated:,} tokens are beyond the model's limit: not embedded[/yellow]")
     if report.files_skipped:
         out.print("[bold]skipped[/bold]    " + ", ".join(f"{n} {reason}" for reason, n in report.files_skipped.items()))
+    if report.documents_left:
+        out.print(f"[yellow]left[/yellow]       {report.documents_left} documents are beyond the budget: sync again")
+    for other in report.others:
+        out.print(f"[bold]also[/bold]       {other.version}: {other.chunks_embedded} chunks embedded")
+    for name, reason in report.behind.items():
+        out.print(f"[yellow]behind[/yellow]     {name}: {escape(reason)}", soft_wrap=True)
     for failure in report.failures:
         out.print(f"[red]failed[/red]     {escape(failure.document_id)}: {escape(failure.reason)}")
 
@@ -85,7 +91,9 @@ def show_hits(hits: Sequence[Hit]) -> None:
     for place, hit in enumerate(hits, start=1):
         heading = f"  {escape(' > '.join(hit.heading))}" if hit.heading else ""
         source = f"{escape(hit.document_id)}[{hit.start}:{hit.end}]".replace("[", r"\[", 1)
-        out.print(f"[bold]{place}. {source}[/bold]{heading}  [dim]score {hit.score:.3f}[/dim]")
+        score = f"[dim]score {hit.score:.3f}[/dim]"
+        told = f"  [yellow]{hit.freshness}[/yellow]" if hit.freshness in ("stale", "missing") else ""
+        out.print(f"[bold]{place}. {source}[/bold]{heading}  {score}{told}")
         out.print(escape(hit.text), style="none", soft_wrap=True)
         out.print()
 
@@ -154,8 +162,8 @@ def show_versions(versions: Sequence[VersionInfo]) -> None:
         unfinished = f", {info.unfinished} unfinished" if info.unfinished else ""
         out.print(
             f"[bold]{info.name}[/bold]  {info.role:<8}  {info.documents:,} documents, {info.chunks:,} chunks"
-            f"{unfinished}  {escape(info.model)} ({info.fingerprint[:12]}), chunks of {info.recipe['chunk_tokens']} tokens"
-            f"  {info.bytes / 2**20:,.1f} MiB  {made}",
+            f"{unfinished}  {escape(info.model)} ({info.fingerprint[:12]}), "
+            f"chunks of {info.recipe['chunk_tokens']} tokens  {info.bytes / 2**20:,.1f} MiB  {made}",
             soft_wrap=True,
         )
 
