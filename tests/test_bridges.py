@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -489,3 +490,17 @@ def test_the_real_model_with_other_pooling(tmp_path: Path, encoder: SentenceTran
         other = index.bridge(new)
         assert other.search("parse dates of a calendar", 5)[0].document_id == "calendar.py"
         assert other.embedded == 0, "the pairs were all there is"
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+def test_the_block_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "bridges.md").read_text()
+    block = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "index.bridge(" in block)
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "docs" / "keys.md", HANDBOOK["keys.md"])
+    with Index.open("handbook.tarragon", encoder=WordEncoder()) as index:
+        index.sync("docs")
+    names: dict[str, Any] = {"Index": Index, "new_model": Turned()}
+    exec(compile(block.replace(', filter={"lang": "en"}', ""), "bridges.md", "exec"), names)
+    assert names["hits"][0].document_id == "keys.md"
+    assert names["bridge"].kind == "rescore"

@@ -60,7 +60,7 @@ def test_only_the_hit_documents_are_looked_at(tmp_path: Path, words: WordEncoder
         write(tmp_path / "docs" / f"{n:02}.md", f"Text number {n} about word{n}.")
     with Index.open(tmp_path / "i", encoder=words) as index:
         index.sync(tmp_path / "docs")
-        source, _ = index._opened.source(version_of(index).ledger, "")
+        source, _ = index._opened.origins.source(version_of(index).ledger, "")
         assert source is not None
         looked: list[str] = []
         find = source.find
@@ -102,7 +102,7 @@ def test_changed_metadata_is_stale_too(index: Index) -> None:
     other = [Document("a", "A text.", {"v": 2})]
     from tarragon.sources import DocumentsSource
 
-    index._opened._sources[""] = (DocumentsSource(other), True)
+    index._opened.origins._sources[""] = (DocumentsSource(other), True)
     assert labels(index.search("text")) == {"a": "stale"}
 
 

@@ -54,6 +54,7 @@ class Answers:
 
     def answer(self, question: Question) -> list[Hit]:
         """See `tarragon.Index.search`."""
+        self._session.is_asked = True
         with self._session.catalog.reading() as version:
             if version is None:
                 return []
@@ -92,7 +93,7 @@ class Answers:
         check = self._check(version)
         records = {one.record.document_id: one.record for one in found}
         sources = {
-            namespace: self._session.source(version.ledger, namespace)
+            namespace: self._session.origins.source(version.ledger, namespace)
             for namespace in {record.namespace for record in records.values()}
         }
         fresh = {id_: check.judge(record, *sources[record.namespace]) for id_, record in records.items()}

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Protocol
 from uuid import UUID
 
+from tarragon.background import Background, Foreground
 from tarragon.chunking import Chunker
 from tarragon.planning import ChunkDiff, WantedChunk, diff_chunks, wanted_chunks
 from tarragon.protocols import DenseEncoder, Ledger, Store
@@ -57,6 +58,7 @@ class Writer:
         donors: Where else vectors of this space may be, in the order in which they are asked.
         before_embedding: Called once a sync, before the first text is embedded; raises if the model is not to be
             trusted.
+        compute: Runs what takes long: in a thread that gives way, or at once.
         before_write: Called with the bytes about to be written, before each window; may raise `DiskFull`.
     """
 
@@ -70,12 +72,14 @@ class Writer:
         donors: Sequence[VectorSource] = (),
         before_embedding: Callable[[], None] = lambda: None,
         before_write: Callable[[int], None] = lambda _: None,
+        compute: Background | Foreground | None = None,
     ) -> None:
         self.store = store
         self.ledger = ledger
         self.donors = donors
         self.before_embedding = before_embedding
         self.before_write = before_write
+        self.compute = compute or Foreground()
         self._load = load
         self._chunking = chunking
 

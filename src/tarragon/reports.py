@@ -384,3 +384,10 @@ class CopyReport:
     def to_dict(self) -> dict[str, Any]:
         """The same names and values, ready for JSON."""
         return asdict(self)
+
+
+def duration(seconds: float) -> str:
+    """For people: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"

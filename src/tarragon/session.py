@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,15 +10,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tarragon import canaries
+from tarragon.background import Background, Foreground
 from tarragon.chunking import PARSER_REVISION, chunker_identity
 from tarragon.contract import Contract, VersionRecord
 from tarragon.encoders.loading import load_encoder
-from tarragon.errors import EncoderDrift, IndexNotFound, InvalidInput, RecipeMismatch, TarragonError
+from tarragon.errors import EncoderDrift, IndexNotFound, InvalidInput, RecipeMismatch
 from tarragon.identity import fingerprint
+from tarragon.origins import Origins
 from tarragon.preparing import StoredVectors, VectorSource, Writer
-from tarragon.protocols import Catalog, DenseEncoder, EncoderInput, FindableSource, Ledger, OpenVersion, Source
+from tarragon.protocols import Catalog, DenseEncoder, EncoderInput, Ledger, OpenVersion
 from tarragon.recipe import IndexRecipe
-from tarragon.sources import READER_REVISION, reopen
+from tarragon.reports import duration
+from tarragon.sources import READER_REVISION
 from tarragon.sources.formats import format_of
 from tarragon.store.cache import VectorCache, cache_path
 from tarragon.survey import SurveyOptions
@@ -51,6 +53,9 @@ class Session:
         recipe: Settings that the caller asked for; None: the index's own.
         encoders: The caller's own, to be used instead of a recipe's model wherever they match.
         device: Where models run; None: the best there is.
+
+    Attributes:
+        is_asked: Whether somebody has searched: then a sync must not keep the next one waiting.
     """
 
     def __init__(
@@ -63,7 +68,8 @@ class Session:
         self._known: list[tuple[str, DenseEncoder]] = []
         self._trusted: set[tuple[str, int]] = set()
         self._just_made: set[str] = set()
-        self._sources: dict[str, tuple[FindableSource, bool]] = {}
+        self.is_asked = False
+        self.origins = Origins()
 
     # --- versions -----------------------------------------------------------------------------------------------------
     @property
@@ -135,7 +141,7 @@ class Session:
         """A session on the same index for another encoder, or for whatever a new recipe names."""
         given = () if encoder is None else (encoder,)
         other = Session(self.catalog, recipe=None, encoders=given, device=self._device)
-        other._known, other._sources = list(self._known), self._sources
+        other._known, other.origins = list(self._known), self.origins
         return other
 
     def adopt_encoders(self, other: Session) -> None:
@@ -232,7 +238,7 @@ class Session:
             )
         else:
             counts = version.ledger.counts()
-            seconds = f", about {_duration(counts.tokens / rate)}" if (rate := rate_of(version.ledger)) else ""
+            seconds = f", about {duration(counts.tokens / rate)}" if (rate := rate_of(version.ledger)) else ""
             mend = (
                 f"Open it with the model it was built with, or rebuild it with Index.upgrade (tarragon upgrade): "
                 f"{counts.documents:,} documents, {counts.chunks:,} chunks, {counts.tokens:,} tokens to embed{seconds}"
@@ -246,7 +252,21 @@ class Session:
         )
 
     # --- writing ------------------------------------------------------------------------------------------------------
-    def writer(self, version: OpenVersion, donors: Sequence[VectorSource] = ()) -> Writer:
+    @contextmanager
+    def computing(self) -> Iterator[Background | Foreground]:
+        """Where to embed documents: so that it gives way to questions, once this session has been asked one."""
+        if not self.is_asked:
+            yield Foreground()
+            return
+        with Background() as background:
+            yield background
+
+    def writer(
+        self,
+        version: OpenVersion,
+        donors: Sequence[VectorSource] = (),
+        compute: Background | Foreground | None = None,
+    ) -> Writer:
         """What a sync into this version writes with."""
         contract = version.record.contract
 
@@ -260,6 +280,7 @@ class Session:
             lambda: self.encoder_for(version),
             (contract.recipe.chunking, contract.limit),
             donors=donors,
+            compute=compute,
             before_embedding=check_canaries,
             before_write=lambda size: self.catalog.require_room(DISK_MARGIN + DISK_FACTOR * size),
         )
@@ -318,36 +339,6 @@ class Session:
         for space in set(self.cache.spaces()) - built:
             self.cache.clear(space)
 
-    # --- sources ------------------------------------------------------------------------------------------------------
-    def remember_source(self, ledger: Ledger, namespace: str, source: Source, *, whole: bool) -> None:
-        """Keep where a source is, so that searches, upgrades and repairs can ask it; written only if that is new.
-
-        Of a source that was synced without pruning it is kept that it is not the ``whole`` of its namespace. One that
-        only this process can ask, such as documents in memory, is kept until the session ends.
-        """
-        if isinstance(source, FindableSource):
-            self._sources[namespace] = (source, whole)
-            description = source.describe()
-            values = {"whole": whole, "source": None if description is None else dict(description)}
-            text = None if description is None else json.dumps(values, sort_keys=True)
-            if ledger.notes().get(_source_key(namespace)) != text:
-                ledger.note(_source_key(namespace), text)
-
-    def source(self, ledger: Ledger, namespace: str) -> tuple[FindableSource | None, bool]:
-        """The source of a namespace and whether it is the whole of it; None if it cannot be opened again."""
-        if namespace not in self._sources and (text := ledger.notes().get(_source_key(namespace))):
-            try:
-                values = json.loads(text)
-                self._sources[namespace] = (reopen(values["source"]), bool(values["whole"]))
-            except (TarragonError, OSError, ValueError, KeyError, TypeError):  # of another machine: nothing is known
-                return None, False
-        return self._sources.get(namespace, (None, False))
-
-    def whole_source(self, ledger: Ledger, namespace: str) -> FindableSource | None:
-        """The source of a namespace, if it has all of its documents and can be opened."""
-        source, whole = self.source(ledger, namespace)
-        return source if whole else None
-
 
 def contract_of(recipe: IndexRecipe, encoder: DenseEncoder) -> Contract:
     """The contract under which this recipe and encoder build."""
@@ -378,10 +369,6 @@ def measured_rate(encoder: DenseEncoder) -> float:
     return max(tokens, 1) / max(time.perf_counter() - begun, 1e-9)
 
 
-def _source_key(namespace: str) -> str:
-    return f"source {namespace}"
-
-
 def _stored_canaries(record: VersionRecord) -> FloatArray | None:
     return canaries.unpack(record.canaries) if record.canaries else None
 
@@ -393,10 +380,3 @@ def same_canaries(first: str, second: str) -> bool:
         return one is not None and two is not None and canaries.judge(one, two).verdict == "same"
     except InvalidInput:
         return False
-
-
-def _duration(seconds: float) -> str:
-    """For people: ``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -225,7 +226,7 @@ class Sync:
         """A batch that the encoder refuses is halved until the passage that it cannot take is alone, and left out."""
         inputs = [EncoderInput(chunk.embed_text, chunk.token_ids) for _, chunk in chunks]
         try:
-            embeddings = self._writer.encoder.encode_documents(inputs)
+            embeddings = self._writer.compute(partial(self._writer.encoder.encode_documents, inputs))
         except EncodingFailed:
             if len(chunks) == 1:
                 return {}

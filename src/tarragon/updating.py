@@ -131,17 +131,21 @@ def sync_version(
     on_progress: Callback,
 ) -> tuple[SyncReport, set[str]]:
     """Bring one version up to date; also the ids of the documents that were written or deleted."""
-    with session.reading(name) as version, session.donors(version) as donors:
+    with (
+        session.reading(name) as version,
+        session.donors(version) as donors,
+        session.computing() as compute,
+    ):
         if name == session.catalog.serving():
             session.check_named(version)
         run = Sync(
-            session.writer(version, donors),
+            session.writer(version, donors, compute),
             scope.options(session, version, also),
             budget=budget,
             on_progress=on_progress,
         )
         report = run.run(source)
-        session.remember_source(version.ledger, scope.namespace, source, whole=scope.prune)
+        session.origins.remember(version.ledger, scope.namespace, source, whole=scope.prune)
         remember_rate(version.ledger, run.rate)
         return replace(report, model=version.record.contract.model, version=name), run.touched
 
@@ -149,7 +153,7 @@ def sync_version(
 def refresh(session: Session, name: str, documents: Mapping[str, Iterable[str]], on_progress: Callback) -> None:
     """Sync just these documents, by namespace, into the serving version; nothing is deleted."""
     with session.reading(name) as version:
-        sources = {namespace: session.source(version.ledger, namespace)[0] for namespace in documents}
+        sources = {namespace: session.origins.source(version.ledger, namespace)[0] for namespace in documents}
     for namespace, source in sources.items():
         if source is not None:
             picked = PickedSource(source, sorted(documents[namespace]))

@@ -58,7 +58,7 @@ def sources_of(session: Session, given: Mapping[str, Source]) -> dict[str, Sourc
     with session.reading() as version:
         sources: dict[str, Source] = {}
         for namespace in sorted({*namespaces(version.ledger), *given}):
-            source = given.get(namespace) or session.whole_source(version.ledger, namespace)
+            source = given.get(namespace) or session.origins.whole_source(version.ledger, namespace)
             if source is None:
                 raise InvalidInput(
                     f"the documents of namespace {namespace!r} came from a source that cannot be opened again, or from "
@@ -175,7 +175,7 @@ def require_ready(session: Session, name: str, given: Mapping[str, Source]) -> N
                 documents=missing,
             )
         for namespace in namespaces(serving.ledger):
-            source = given.get(namespace) or session.whole_source(version.ledger, namespace)
+            source = given.get(namespace) or session.origins.whole_source(version.ledger, namespace)
             if source is not None:
                 _require_empty_plan(session, version, namespace, source)
 

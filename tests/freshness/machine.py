@@ -15,10 +15,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from unittest.mock import patch
 from uuid import UUID
 
@@ -35,6 +35,7 @@ from tarragon.errors import (
     TooManyDeletions,
     UnreadableDocument,
 )
+from tarragon.identity import DocumentState, content_hash, metadata_hash
 from tarragon.protocols import Source, SourceItem, StoredChunk
 from tarragon.reports import Plan, SyncReport
 from tests.freshness.faults import PLACES, Boundary, Fuse, Killed, copy_as_left, remove
@@ -87,6 +88,15 @@ texts = st.one_of(st.lists(paragraphs, min_size=1, max_size=4).map("\n\n".join),
 metadata = st.sampled_from(('{}', '{"lang": "de"}', '{"lang": "en"}', '{"lang": "en", "n": [1, null]}'))  # fmt: skip
 ids = st.sampled_from(IDS)
 exits = st.sampled_from(("stay", "close", "kill"))
+changes = st.lists(
+    st.tuples(
+        ids, st.sampled_from(("put", "describe", "insert", "shorten", "remove", "break", "copy")), texts, metadata
+    ),
+    min_size=1,
+    max_size=3,
+)
+Change: TypeAlias = "tuple[str, str, str, str]"
+DELETING = ("before SqliteLedger.commit_deletion", "after EdgeStore.delete", "after SqliteLedger.intend_deletion")
 boundaries = st.one_of(st.integers(0, 30), st.tuples(st.sampled_from(PLACES), st.integers(0, 2)))
 
 _numbers = itertools.count()
@@ -173,7 +183,7 @@ class Histories(RuleBasedStateMachine):
     syncs = 0
     crashes: Counter[str] = Counter()
     seen: Counter[str] = Counter()
-    has_metadata = True
+    has_metadata = has_readers = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -317,6 +327,28 @@ class Histories(RuleBasedStateMachine):
             else:
                 self.write(document_id, self.docs[document_id].state)
 
+    def change(self, changes: Sequence[Change]) -> None:
+        """Several changes at once."""
+        for document_id, kind, text, about in changes:
+            held = self.docs.get(document_id)
+            if held is None or kind == "put":
+                self.put_(document_id, State(text, about))
+            elif kind == "describe":
+                self.put_(document_id, State(held.state.text, about))
+            elif kind == "insert":
+                self.put_(document_id, State(f"{text}\n\n{held.state.text}", held.state.metadata))
+            elif kind == "shorten":
+                self.put_(document_id, State(held.state.text.partition("\n\n")[2], held.state.metadata))
+            elif kind == "copy":
+                self.put_(IDS[-1], held.state)
+            elif kind == "remove":
+                self.forget(document_id)
+            else:
+                self.spoil(document_id)
+
+    def put_(self, document_id: str, state: State) -> None:
+        self.write(document_id, state if self.has_metadata else replace(state, metadata="{}"))
+
     # --- what a sync is to reach --------------------------------------------------------------------------------------
     def goal(self, document_id: str, held: State | None, scope: Scope) -> State | None:
         """What a version that held this is to serve after a sync."""
@@ -358,26 +390,26 @@ class Histories(RuleBasedStateMachine):
                 f"{name} shows of {document_id} none of its possible states: {shown.get(document_id)}, not one of "
                 f"{[passages(document_id, state, limit) for state in states]} (after {self.fuse.blown or 'no crash'})"
             )
-            state = fitting[0] if len(set(fitting)) == 1 else self.recorded(name, document_id, fitting)
+            state = self.recorded(name, document_id, states)
+            assert state in fitting, f"{name} shows another state of {document_id} than its ledger says"
             if state is not None:
                 served[document_id] = state
         return served
 
     def recorded(self, name: str, document_id: str, states: Sequence[State | None]) -> State | None:
-        """Of states that look alike (blank ones), the one that the ledger has."""
-        from tarragon.identity import DocumentState, content_hash, metadata_hash
-
+        """Which of these states the ledger says is served."""
         with self.index._opened.reading(name) as version:
             record = version.ledger.document(document_id)
         if record is None or record.state is None or record.status == "deleting":
-            return None if None in states else states[0]
-        then = DocumentState.unpack(record.state)
+            assert None in states, f"{name} has nothing of {document_id}, although it is to be served"
+            return None
+        then = DocumentState.unpack(record.state)[:2]
         for state in states:
             if state is not None:
                 document = state.document(document_id)
-                if (content_hash(document.text), metadata_hash(document.metadata)) == then[:2]:
+                if (content_hash(document.text), metadata_hash(document.metadata)) == then:
                     return state
-        return states[0]
+        raise AssertionError(f"{name} says of {document_id} that it is in none of the states {states}")
 
     def adopt(self, possible: Mapping[str, Mapping[str, Sequence[State | None]]]) -> None:
         """Look what each version serves now, and hold it to that from now on."""
@@ -500,7 +532,7 @@ class Histories(RuleBasedStateMachine):
                     self.path = copy
                 self.open()
             self.discover()
-            self.known = "" in self.index._opened._sources  # a version may have been done before the crash
+            self.known = "" in self.index._opened.origins._sources  # a version may have been done before the crash
             return None
         finally:
             self.fuse.watch = None
@@ -563,6 +595,9 @@ class Histories(RuleBasedStateMachine):
         before, possible = self.cached(), self.possible_after(scope, crashed=False)
         kept = self.kept_texts(possible)
         maybe = self.possible_after(scope, crashed=True)
+        planned = None
+        if again and self.serving is not None and not self.windowed:
+            planned = self.index.plan(source, only=scope.only, prune=scope.prune, max_delete=1.0).embeddings
         report: SyncReport | None = self.run(sync, scope, **how)
         if report is None:
             self.after_crash(maybe, scope)
@@ -575,6 +610,7 @@ class Histories(RuleBasedStateMachine):
         embedded = self.check_embedded(before, kept, crashed=False)
         assert embedded == report.chunks_embedded + sum(other.chunks_embedded for other in report.others)
         self.check_counts(report, scope)
+        assert planned in (None, report.chunks_embedded), f"{planned} embeddings were planned"
         left = {id_ for id_ in self.unfinished() if scope.meets(id_)}
         assert all(id_ in self.docs and not self.docs[id_].readable or not scope.prune for id_ in left), left
         if again:
@@ -629,6 +665,26 @@ class Histories(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 5), fuse=boundaries, exit=exits, torn=st.booleans())
     def sync_and_crash(self, seed: int, fuse: Boundary, exit: str, torn: bool) -> None:
         self.full_sync(seed=seed, fuse=fuse, exit=exit, torn=torn, again=False)
+
+    @rule(changes=changes, fuse=boundaries, exit=exits, torn=st.booleans())
+    def change_and_crash(self, changes: list[Change], fuse: Boundary, exit: str, torn: bool) -> None:
+        """Changes that are the only ones, so that the crash is among their writes."""
+        if self.serving is None or any(not entry.readable for entry in self.docs.values()):
+            self.full_sync(again=False)
+        self.change(changes)
+        self.full_sync(fuse=fuse, exit=exit, torn=torn, again=False)
+
+    @rule(changes=changes)
+    def change_and_look(self, changes: list[Change]) -> None:
+        """Changes, and a search between any two writes of their sync."""
+        self.change(changes)
+        self.full_sync(peek=True, again=False)
+
+    @rule(document_id=ids, place=st.sampled_from(DELETING), exit=exits)
+    def delete_and_crash(self, document_id: str, place: str, exit: str) -> None:
+        if document_id in self.docs:
+            self.forget(document_id)
+            self.full_sync(fuse=(place, 0), exit=exit, again=False)
 
     @rule(fuses=st.lists(boundaries, min_size=2, max_size=3), exit=exits)
     def sync_and_crash_again(self, fuses: list[Boundary], exit: str) -> None:
@@ -699,9 +755,13 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.serving is not None)
     @rule(only=st.sampled_from([*ONLY]), prune=st.booleans())
     def make_plan(self, only: tuple[str, ...], prune: bool) -> None:
-        scope = Scope(only, prune)
+        self.save_plan(Scope(only, prune))
+
+    def save_plan(self, scope: Scope) -> None:
+        """Make a plan, see that it names what must be done, and keep it."""
+        prune = scope.prune
         self.fuse.reset()
-        plan = self.index.plan(self.source, only=only, prune=prune, max_delete=1.0)
+        plan = self.index.plan(self.source, only=scope.only, prune=prune, max_delete=1.0)
         assert not self.fuse.calls, "a plan writes"
         changed = {change.document_id for change in plan.changes if change.change != "failed"}
         deleted = {gone.document_id for gone in plan.deletions}
@@ -723,6 +783,10 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.saved is not None and self.serving is not None)
     @rule(fuse=st.one_of(st.none(), boundaries), exit=exits)
     def apply_plan(self, fuse: Boundary | None, exit: str) -> None:
+        self.apply_saved(fuse, exit)
+
+    def apply_saved(self, fuse: Boundary | None, exit: str) -> None:
+        """Sync by the saved plan: refused, naming what has moved, or done."""
         saved = self.saved
         assert saved is not None
         assert self.serving is not None
@@ -759,6 +823,17 @@ class Histories(RuleBasedStateMachine):
         self.check_embedded(before, kept, crashed=False)
         if not self.windowed:
             assert report.chunks_embedded == saved.plan.embeddings
+
+    @precondition(lambda self: self.serving is not None)
+    @rule(before=changes, after=st.one_of(st.just([]), changes), synced=st.booleans())
+    def plan_and_apply(self, before: list[Change], after: list[Change], synced: bool) -> None:
+        """Changes, a plan, more changes, perhaps synced already; then the plan is applied."""
+        self.change(before)
+        self.save_plan(Scope())
+        self.change(after)
+        if synced:
+            self.full_sync(Scope(("sub/",)), again=False)
+        self.apply_saved(None, "stay")
 
     # --- searches that write ------------------------------------------------------------------------------------------
     @precondition(lambda self: self.serving is not None)
@@ -848,6 +923,18 @@ class Histories(RuleBasedStateMachine):
             and all(mine.get(id_) == served.get(id_) for id_ in self.everyone())
             and all(mine.get(id_) == goal[id_] for id_ in self.everyone())
         )
+
+    @precondition(lambda self: self.serving is not None)
+    @rule(which=st.integers(0, 2), changes=changes, fuse=st.one_of(st.none(), boundaries))
+    def upgrade_and_change(self, which: int, changes: list[Change], fuse: Boundary | None) -> None:
+        """A version that is interrupted, or behind, is not let serve."""
+        self.full_sync(again=False)
+        names = set(self.versions)
+        self.build(which, fuse, "stay")
+        if fuse is None:
+            self.change(changes)
+        for name in sorted(set(self.versions) - names):
+            self.let_serve(name, None, "stay")
 
     @precondition(lambda self: len(self.versions) > 1 and self.serving is not None)
     @rule(choice=st.integers(0, 3), fuse=st.one_of(st.none(), st.integers(0, 6)), exit=exits)
@@ -943,6 +1030,18 @@ class Histories(RuleBasedStateMachine):
             self.open()
             self.discover()
 
+    @precondition(lambda self: self.has_readers and self.serving is not None)
+    @rule(number=st.integers(0, 1))
+    def change_the_reader(self, number: int) -> None:
+        """Tarragon reads the same files otherwise from now on, and begins a new process with that."""
+        ending = f"\n\nRead by {number}."
+        for entry in self.docs.values():
+            entry.state = replace(entry.state, text=entry.state.text.partition("\n\nRead by")[0] + ending)
+        self.index.close()
+        self.stack.enter_context(patch("tarragon.session.READER", f"reader {number}"))
+        self.open()
+        self.discover()
+
     @rule(document_id=ids)
     def use_two_handles(self, document_id: str) -> None:
         """Only one may write at a time; both see the same."""
@@ -1031,7 +1130,7 @@ class Histories(RuleBasedStateMachine):
 class FolderHistories(Histories):
     """The same with files in a folder, old enough for their time stamps to be trusted."""
 
-    has_metadata = False
+    has_metadata = has_readers = False
 
     def __init__(self) -> None:
         super().__init__()

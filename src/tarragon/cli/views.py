@@ -16,6 +16,7 @@ from tarragon.reports import (
     UpgradeReport,
     VerifyReport,
     VersionInfo,
+    duration,
 )
 from tarragon.types import Hit
 
@@ -212,10 +213,3 @@ def show_verification(found: VerifyReport) -> None:
         out.print(f"[red]not repaired[/red]  {escape(document_id)}: its source cannot be read")
     if found.is_sound:
         out.print("repaired" if found.orphans or found.affected else "sound")
-
-
-def duration(seconds: float) -> str:
-    """For people: ``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
