@@ -26,7 +26,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +59,9 @@ AGAIN = 0.25
 """How often the sync after a killed one is killed too, before anything is compared."""
 
 CALIBRATIONS = 3
+RECALIBRATE = 20
+"""Attempts between measuring anew how long a sync takes: another load of the machine is another duration."""
+
 QUERIES = 6
 
 
@@ -382,14 +385,16 @@ class Killer:
         self._built = 0
         self._versions: list[dict[str, str]] = []
         self._stored_before: set[str] = set()
-        self._seconds: dict[Kind, list[float]] = {"first": [], "edit": [], "delete": []}
-        self._writing: list[tuple[float, ...]] = []
+        self._seconds: dict[Kind, deque[float]] = {kind: deque(maxlen=CALIBRATIONS) for kind in KINDS}
+        self._writing: deque[tuple[float, ...]] = deque(maxlen=2 * CALIBRATIONS)
+        self._attempts = 0
         self.ended_before = 0
         self.refused = 0
 
     def calibrate(self, runs: int) -> None:
         """Let each kind of sync run to its end, to know how long it takes."""
-        for kind in [kind for kind in ("first", "edit", "delete") for _ in range(runs)]:
+        order: tuple[Kind, ...] = ("first", "edit", "delete")
+        for kind in [kind for kind in order for _ in range(runs)]:
             self._prepare(kind)
             run = self._nursery.sync(self._task())
             self._seconds[kind].append(run.seconds)
@@ -402,10 +407,18 @@ class Killer:
         while (aim := self._prepare_and_kill(kind)) is None:
             self.ended_before += 1
             self._settle()
+            self._recalibrate()
         kills = 1
         while self._chance.random() < AGAIN:
             kills += self._prepare_and_kill("edit") is not None
-        return self._judge(kind, aim, kills)
+        verdict = self._judge(kind, aim, kills)
+        self._recalibrate()
+        return verdict
+
+    def _recalibrate(self) -> None:
+        if self._attempts >= RECALIBRATE:
+            self._attempts = 0
+            self.calibrate(1)
 
     def _task(self) -> Task:
         return Task(self._index, self._folder.path)
@@ -426,6 +439,7 @@ class Killer:
 
     def _prepare_and_kill(self, kind: Kind) -> Aim | None:
         """None if the sync ended first."""
+        self._attempts += 1
         self._prepare(kind)
         if kind != "delete" and self._chance.random() < 0.5:
             pauses = self._chance.choice(self._writing)
