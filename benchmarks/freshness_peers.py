@@ -178,7 +178,7 @@ class Tarragon:
 
 
 # --- LlamaIndex -------------------------------------------------------------------------------------------------------
-class _LlamaEmbedding(BaseEmbedding):  # type: ignore[misc] # its library is not type-checked here
+class _LlamaEmbedding(BaseEmbedding):
     _model: Any = PrivateAttr()
 
     def __init__(self, model: Model) -> None:
@@ -259,7 +259,7 @@ class LlamaIndexPipeline:
 
 
 # --- LangChain --------------------------------------------------------------------------------------------------------
-class _LangChainEmbedding(LangChainEmbeddings):  # type: ignore[misc] # its library is not type-checked here
+class _LangChainEmbedding(LangChainEmbeddings):
     def __init__(self, model: Model) -> None:
         self._model = model
 

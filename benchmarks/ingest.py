@@ -24,15 +24,16 @@ from benchmarks.corpus import first_items
 from benchmarks.peers import DEFAULT_BATCH, Peer, default_peer, fastest_peer, least_cosine, load_peers, required_cosine
 from benchmarks.report import add_common_options, agreement, markdown_table, publish, spread_dict
 from benchmarks.stopwatch import Stopwatch, WatchedSource
+from benchmarks.stored import stored_passages
 from benchmarks.timing import Spread, interleave
 from tarragon import Index, IndexRecipe
 from tarragon.chunking import Chunker
 from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
+from tarragon.preparing import Writer
 from tarragon.protocols import Source
-from tarragon.sources.formats import format_of
+from tarragon.session import Session, contract_of
 from tarragon.store.embedded import attach
-from tarragon.store.folder import Contract
-from tarragon.syncing import Sync, SyncOptions
+from tarragon.syncing import Sync
 from tarragon.types import FloatArray
 
 BATCHES = (8, 16, DEFAULT_BATCH, 64)
@@ -104,36 +105,31 @@ def _stored_vectors(
 ) -> tuple[dict[str, FloatArray], int]:
     """Each distinct chunk text with its vector, read back from the store of a new index; and how many documents."""
     documents = _ingest(path, source, encoder, recipe)
-    embedded = attach(path)
-    try:
-        assert embedded.version is not None
-        store = embedded.version.store
-        ids = list(store.ids())
-        payloads, vectors = store.payloads(ids), store.vectors(ids)
-        return {payloads[id_]["content"]: vectors[id_] for id_ in ids}, documents
-    finally:
-        embedded.detach()
+    with Index.open(path, recipe=recipe, encoder=encoder) as index:
+        passages = stored_passages(index).values()
+        return {passage.text: passage.vector for passage in passages}, documents
 
 
 def _profile(path: Path, source: Source, encoder: SentenceTransformerEncoder, recipe: IndexRecipe) -> dict[str, float]:
     """Share of the time of one more ingest that each part takes; put together as `Index.sync` does."""
     stopwatch = Stopwatch()
     watch = stopwatch.watch
-    embedded = attach(path)
+    catalog = attach(path)
     try:
         started = time.perf_counter()
-        version = embedded.create_version(Contract.of(recipe, encoder))
-        Sync(
-            watch(version.store, "storing"),
-            watch(version.ledger, "storing"),
-            watch(encoder, "embedding"),
-            watch(_chunker(encoder, recipe), "chunking"),
-            SyncOptions("", True, 0.2, format_of),
-            before_write=lambda _: None,
-            on_progress=lambda _: None,
-        ).run(WatchedSource(source, "reading", stopwatch))
+        session = Session(catalog, recipe=recipe, encoders=[encoder], device=None)
+        record = catalog.create(contract_of(recipe, encoder), serve=True)
+        with session.reading() as version:
+            writer = Writer(
+                watch(version.store, "storing"),
+                watch(version.ledger, "storing"),
+                lambda: watch(encoder, "embedding"),
+                (recipe.chunking, record.contract.limit),
+            )
+            writer.chunker = watch(_chunker(encoder, recipe), "chunking")
+            Sync(writer, session.options(record.contract, "")).run(WatchedSource(source, "reading", stopwatch))
     finally:
-        embedded.detach()
+        catalog.close()
     total = time.perf_counter() - started
     shares = {name: stopwatch.seconds[name] / total for name in ("reading", "chunking", "embedding", "storing")}
     return {**shares, "rest": 1 - sum(shares.values())}

@@ -25,14 +25,15 @@ from benchmarks.corpus import read_chunks
 from benchmarks.report import add_common_options, markdown_table, publish
 from benchmarks.timing import latencies, percentile
 from evals.beir import read_queries
-from tarragon import SearchRecipe
+from tarragon import IndexRecipe, SearchRecipe
 from tarragon.chunking import Chunker
 from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
 from tarragon.fusion import RRF_K, ranking
 from tarragon.planning import WantedChunk
-from tarragon.protocols import EncoderInput, Store, StoredChunk
+from tarragon.protocols import ChunkRecord, DocumentRecord, DocumentWrite, EncoderInput, OpenVersion, Store, StoredChunk
 from tarragon.searching import build_request, search
-from tarragon.store.edge import EdgeStore
+from tarragon.session import contract_of
+from tarragon.store.embedded import attach
 from tarragon.types import FloatArray
 
 CENTRES = 300
@@ -66,12 +67,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     recipe = SearchRecipe(depth=options.depth)
     peer = Peer(chunks, vectors, recipe.depth)
     with tempfile.TemporaryDirectory(prefix="tarragon-query-") as folder:
-        store = EdgeStore(Path(folder) / "shard", space="d", dimensions=encoder.dimensions, language="english")
-        seconds = {"upsert": _timed(lambda: fill(store, chunks, vectors))}
-        states = {"before": _measure_state(store, queries, peer, options.k, recipe, options.repeats)}
-        seconds["optimize"] = _timed(store.optimize)
-        states["after"] = _measure_state(store, queries, peer, options.k, recipe, options.repeats)
-        store.close()
+        catalog = attach(Path(folder) / "i.tarragon")
+        catalog.create(contract_of(IndexRecipe(chunk_tokens=options.chunk_tokens), encoder), serve=True)
+        with catalog.reading() as version:
+            assert version is not None
+            seconds = {"upsert": _timed(lambda: fill(version, chunks, vectors))}
+            states = {"before": _measure_state(version, queries, peer, options.k, recipe, options.repeats)}
+            seconds["optimize"] = _timed(version.store.optimize)
+            states["after"] = _measure_state(version, queries, peer, options.k, recipe, options.repeats)
+        catalog.close()
     return {
         "benchmark": "query",
         "source": options.source.resolve().name,
@@ -141,15 +145,24 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(stripped for word in text.lower().split() if (stripped := word.strip(".,;:!?()[]{}<>\"'`*#")))
 
 
-def fill(store: Store, chunks: Sequence[WantedChunk], vectors: FloatArray) -> None:
-    """Write the chunks as a sync does, and make them durable."""
+def fill(version: OpenVersion, chunks: Sequence[WantedChunk], vectors: FloatArray) -> None:
+    """Store the chunks, and record them in the ledger as one document's each."""
     stored = [
         StoredChunk(chunk.id, vector, {"content": chunk.chunk.embed_text, **chunk.payload})
         for chunk, vector in zip(chunks, vectors, strict=True)
     ]
     for start in range(0, len(stored), BATCH):
-        store.upsert(stored[start : start + BATCH])
-    store.flush()
+        version.store.upsert(stored[start : start + BATCH])
+    version.store.flush()
+    version.ledger.switch(
+        [
+            DocumentWrite(
+                DocumentRecord(str(chunk.id), "", "ok", bytes(64), None, None),
+                (ChunkRecord(chunk.id, chunk.hash, chunk.payload_digest, chunk.chunk.tokens),),
+            )
+            for chunk in chunks
+        ]
+    )
 
 
 # --- the peer ---------------------------------------------------------------------------------------------------------
@@ -189,11 +202,11 @@ class Peer:
 
 # --- measuring --------------------------------------------------------------------------------------------------------
 def _measure_state(
-    store: Store, queries: Sequence[Query], peer: Peer, k: int, recipe: SearchRecipe, rounds: int
+    version: OpenVersion, queries: Sequence[Query], peer: Peer, k: int, recipe: SearchRecipe, rounds: int
 ) -> dict[str, Any]:
     calls: dict[str, Callable[[Query], object]] = {
-        ENGINE: lambda query: store.search(build_request(query.text, query.vector, k, None, recipe)),
-        WHOLE: lambda query: search(store, build_request(query.text, query.vector, k, None, recipe), k, recipe),
+        ENGINE: lambda query: version.store.search(build_request(query.text, query.vector, k, None, recipe)),
+        WHOLE: lambda query: search(version, build_request(query.text, query.vector, k, None, recipe), k, recipe),
         PEER: lambda query: peer.search(query, k),
     }
     times = latencies(calls, queries, rounds=rounds)
@@ -204,7 +217,7 @@ def _measure_state(
             name: {"p50": 1e3 * percentile(values, 0.5), "p95": 1e3 * percentile(values, 0.95)}
             for name, values in shown.items()
         },
-        "dense_recall_at_k": _dense_recall(store, queries, peer, k, recipe),
+        "dense_recall_at_k": _dense_recall(version.store, queries, peer, k, recipe),
     }
 
 

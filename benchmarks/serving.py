@@ -69,7 +69,7 @@ def _during(index: Index, questions: Sequence[str], work: Callable[[], object]) 
     """Seconds of each search while the work is done in another thread."""
     thread = threading.Thread(target=work)
     thread.start()
-    taken = []
+    taken: list[float] = []
     while thread.is_alive():
         begun = time.perf_counter()
         index.search(questions[len(taken) % len(questions)], k=10)

@@ -20,7 +20,6 @@ from tarragon import Index, IndexRecipe, SearchRecipe
 from tarragon.fusion import dbsf, ranking, rrf
 from tarragon.protocols import LegScores, Scores
 from tarragon.searching import build_request
-from tarragon.store.embedded import attach
 
 DEPTH = 100
 
@@ -70,20 +69,18 @@ def compare(dataset: Path, folder: Path, depth: int) -> dict[str, float]:
     with Index.open(folder, recipe=IndexRecipe(chunking="whole")) as index:
         index.sync(read_corpus(dataset))
         vectors = index.encoder.encode_queries(list(questions.texts.values())).vectors
-        handle = attach(folder)
-        version = handle.version
-        assert version is not None
+        with index._opened.reading() as version:
+            store = version.store
         recipe = SearchRecipe(depth=depth)
         names: dict[object, str] = {}
         runs: dict[str, dict[str, list[str]]] = {name: {} for name in methods(depth)}
         for (query_id, text), vector in zip(questions.texts.items(), vectors, strict=True):
-            legs = version.store.search(build_request(text, vector, 10, None, recipe))
+            legs = store.search(build_request(text, vector, 10, None, recipe))
             for name, method in methods(depth).items():
                 best = [id_ for id_, _ in ranking(method(legs))[:10]]
                 unknown = [id_ for id_ in best if id_ not in names]
-                names |= {id_: payload["document_id"] for id_, payload in version.store.payloads(unknown).items()}
+                names |= {id_: payload["document_id"] for id_, payload in store.payloads(unknown).items()}
                 runs[name][query_id] = [names[id_] for id_ in best]
-        handle.detach()
     return {name: score(run, questions.judgements)["nDCG@10"] for name, run in runs.items()}
 
 
