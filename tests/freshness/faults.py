@@ -33,8 +33,8 @@ PLACES = [
 ]
 Boundary: TypeAlias = "int | tuple[str, int]"
 
-TEARS_CREATION = False
-"""Whether it may also blow while the files of a version are being made."""
+UNMENDED = frozenset({"torn creation", "failed in a plan", "retired rollback", "unchecked when empty"})
+"""Mistakes of Tarragon that are known and not mended yet (test_mistakes.py): histories keep away from them."""
 
 
 class Killed(BaseException):
@@ -107,7 +107,7 @@ class Fuse:
 
     def _pass(self, place: str, tear: Callable[[], Any] | None) -> None:
         is_creation = "__init__" in place or place == "after IndexFolder.create"
-        if self._left is None or (is_creation and not TEARS_CREATION):
+        if self._left is None or (is_creation and "torn creation" in UNMENDED):
             if self._left is None and self.watch is not None and not is_creation and "IndexFolder" not in place:
                 self.watch(place)
             return

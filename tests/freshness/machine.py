@@ -38,7 +38,7 @@ from tarragon.errors import (
 from tarragon.identity import DocumentState, content_hash, metadata_hash
 from tarragon.protocols import Source, SourceItem, StoredChunk
 from tarragon.reports import Plan, SyncReport
-from tests.freshness.faults import PLACES, Boundary, Fuse, Killed, copy_as_left, remove
+from tests.freshness.faults import PLACES, UNMENDED, Boundary, Fuse, Killed, copy_as_left, remove
 from tests.freshness.laws import (
     EVERYTHING,
     QUERIES,
@@ -100,9 +100,6 @@ DELETING = ("before SqliteLedger.commit_deletion", "after EdgeStore.delete", "af
 boundaries = st.one_of(st.integers(0, 30), st.tuples(st.sampled_from(PLACES), st.integers(0, 2)))
 
 TAKEN_ALIKE = {("unreadable", None), (None, "unreadable")}
-
-UNMENDED = frozenset({"torn creation", "failed in a plan", "retired rollback", "unchecked when empty"})
-"""Mistakes of Tarragon that are known and not mended yet (test_mistakes.py): histories keep away from them."""
 
 _numbers = itertools.count()
 
