@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from tarragon.protocols import Source, SourceItem
@@ -54,7 +53,7 @@ class WatchedSource:
     def items(self) -> Iterable[SourceItem]:
         """See `tarragon.protocols.Source`."""
         items: list[SourceItem] = self._stopwatch.call(self._label, lambda: list(self._inner.items()))
-        return [replace(item, load=self._watched(item.load)) for item in items]
+        return [item._replace(load=self._watched(item.load)) for item in items]
 
     def skipped(self) -> Mapping[str, int]:
         """See `tarragon.protocols.Source`."""

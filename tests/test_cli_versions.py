@@ -77,12 +77,12 @@ def test_budget_only_and_on_stale(capsys: pytest.CaptureFixture[str], handbook: 
     index = tmp_path / "i"
     code, out = run(capsys, "sync", index, handbook, "--budget", 60)
     assert "documents are beyond the budget" in out
-    code, report = run_json(capsys, "sync", index, handbook)
+    _, report = run_json(capsys, "sync", index, handbook)
     assert (report["documents_added"] > 0, report["documents_left"]) == (True, 0)
     write(handbook / "keys.md", "# Keys\n\nRotate it daily.\n")
     assert run_json(capsys, "sync", index, handbook, "--only", "guide/")[1]["documents_changed"] == 0
     assert "stale" in run(capsys, "search", index, "rotate the key", "-k", 1)[1]
-    code, found = run_json(capsys, "search", index, "rotate the key", "--on-stale", "refresh", "-k", 1)
+    _code, found = run_json(capsys, "search", index, "rotate the key", "--on-stale", "refresh", "-k", 1)
     assert (found["hits"][0]["text"], found["hits"][0]["freshness"]) == ("# Keys\n\nRotate it daily.", "fresh")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,9 @@ def labels(hits: list[Hit]) -> dict[str, str]:
 
 
 @pytest.fixture
-def synced(index: Index, handbook: Path) -> Iterator[Index]:
+def synced(index: Index, handbook: Path) -> Index:
     index.sync(handbook)
-    yield index
+    return index
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------
@@ -144,7 +143,7 @@ def test_refresh_beside_a_running_sync_drops_instead(synced: Index, handbook: Pa
 
 
 def test_an_unknown_word_for_on_stale_is_refused(synced: Index) -> None:
-    with pytest.raises(InvalidInput, match="ignore.*flag, drop, refresh"):
+    with pytest.raises(InvalidInput, match=r"ignore.*flag, drop, refresh"):
         synced.search("x", on_stale="ignore")  # type: ignore[arg-type]
 
 

@@ -42,7 +42,10 @@ def canonical_json(value: Any) -> str:
 
 def metadata_hash(metadata: Mapping[str, Any]) -> bytes:
     """What a document's metadata is; not the order of its keys."""
-    return digest("metadata", _exact(canonical_json(dict(metadata))))
+    return digest("metadata", _exact(canonical_json(dict(metadata)))) if metadata else _NO_METADATA
+
+
+_NO_METADATA = digest("metadata", b"{}")
 
 
 def chunk_hash(embed_text: str) -> bytes:

@@ -146,6 +146,8 @@ def check_document(document: Document) -> None:
     if not isinstance(document.metadata, dict):
         kind = type(document.metadata).__name__
         raise InvalidDocument(f"the metadata of document {document.id!r} is {kind}, not a dict")
+    if not document.metadata:
+        return
     _check_json(document.metadata, document.id, "metadata", METADATA_DEPTH)
     size = len(canonical_json(document.metadata).encode("utf-8"))
     if size > METADATA_BYTES:
@@ -156,6 +158,8 @@ def check_document(document: Document) -> None:
 
 
 def _check_encodable(text: str, what: str) -> None:
+    if text.isascii():
+        return
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

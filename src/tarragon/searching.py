@@ -29,6 +29,9 @@ from tarragon.types import FloatArray, Hit
 
 Leg = TypeVar("Leg", DenseLeg, LexicalLeg)
 
+DECIMALS = 4
+"""Of lexical scores; they lie between 0 and some 50."""
+
 MOST_TIES = 256
 """A tie is followed to this many times the leg's limit; a larger one is cut where the engine cuts it."""
 
@@ -140,13 +143,24 @@ def candidates(store: Store, request: SearchRequest) -> LegScores:
     """
     dense, lexical = request.dense, request.lexical
     while True:
-        legs = store.search(replace(request, dense=_one_more(dense), lexical=_one_more(lexical)))
+        legs = _steady(store.search(replace(request, dense=_one_more(dense), lexical=_one_more(lexical))))
         dense_least, dense_ties = _least(legs.dense, request.dense, dense)
         lexical_least, lexical_ties = _least(legs.lexical, request.lexical, lexical)
         if not dense_ties and not lexical_ties:
             return _at_least(legs, dense_least, lexical_least)
         dense = _deeper(dense) if dense_ties else dense
         lexical = _deeper(lexical) if lexical_ties else lexical
+
+
+def _steady(legs: LegScores) -> LegScores:
+    """The same, with lexical scores rounded.
+
+    The engine adds them up in single precision, segment by segment, so that equal passages can differ by a millionth,
+    and in another order after another history.
+    """
+    if legs.lexical is None:
+        return legs
+    return LegScores(legs.dense, {id_: round(score, DECIMALS) for id_, score in legs.lexical.items()})
 
 
 def _one_more(leg: Leg | None) -> Leg | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TypeAlias
 from unicodedata import normalize
 
@@ -98,6 +99,8 @@ class Failed:
     lasting: bool = True
 
 
+_BY_STAT = Unchanged(by_stat=True)
+
 Outcome: TypeAlias = "Job | Unchanged | Failed"
 
 
@@ -115,7 +118,8 @@ class Survey:
         self._ledger = ledger
         self._options = options
         self._contract = options.contract
-        self._items = [item for item in map(_under_nfc_id, source.items()) if self._is_meant(item.document_id)]
+        items = map(_under_nfc_id, source.items())
+        self._items = [item for item in items if options.only is None or options.only(item.document_id)]
         known = ledger.documents(options.namespace)
         self.known: Mapping[str, DocumentRecord] = (
             known if options.only is None else {id_: record for id_, record in known.items() if options.only(id_)}
@@ -124,9 +128,6 @@ class Survey:
 
     def __len__(self) -> int:
         return len(self._items)
-
-    def _is_meant(self, document_id: str) -> bool:
-        return self._options.only is None or self._options.only(document_id)
 
     def _vanished(self) -> list[str]:
         hidden = [item.hides for item in self._items if item.hides is not None]
@@ -166,23 +167,20 @@ class Survey:
         seen: set[str] = set()
         for item in self._items:
             document_id = item.document_id
-            try:
-                check_id(document_id)
-            except InvalidDocument as error:
-                shown = str(document_id).encode("utf-8", "replace").decode()
-                yield Failed(shown, str(error), lasting=False)
-                continue
-            if document_id in seen:
+            base = self.known.get(document_id)
+            if base is None and (bad := _bad_id(document_id)):
+                yield bad
+            elif document_id in seen:
                 yield Failed(document_id, "another document of the source has the same id", lasting=False)
             else:
                 seen.add(document_id)
-                yield self._outcome(item, self.known.get(document_id))
+                yield self._outcome(item, base)
 
     def _outcome(self, item: SourceItem, base: DocumentRecord | None) -> Outcome:
         settled = base is not None and base.status == "ok" and base.failure is None
         hint = None if item.hint is None else f"{self._contract} {item.hint}"
         if settled and base and hint is not None and base.hint == hint:
-            return Unchanged(by_stat=True)
+            return _BY_STAT
         try:
             document = item.load()
             check_document(document)
@@ -209,12 +207,16 @@ class Survey:
 
 def state_of(document: Document, options: SurveyOptions) -> DocumentState:
     """What this document would be indexed from."""
+    parser = _digest_of("parser", options.reader, format_of(document, options))
     return DocumentState(
-        content_hash(document.text),
-        metadata_hash(document.metadata),
-        digest("parser", options.reader, format_of(document, options)),
-        digest("chunker", options.chunker),
+        content_hash(document.text), metadata_hash(document.metadata), parser, _digest_of("chunker", options.chunker)
     )
+
+
+@cache
+def _digest_of(domain: str, *fields: str) -> bytes:
+    """The same few for every document."""
+    return digest(domain, *fields)
 
 
 def format_of(document: Document, options: SurveyOptions) -> Format:
@@ -222,9 +224,17 @@ def format_of(document: Document, options: SurveyOptions) -> Format:
     return document.format or options.format_of(document.id)
 
 
+def _bad_id(document_id: str) -> Failed | None:
+    try:
+        check_id(document_id)
+    except InvalidDocument as error:
+        return Failed(str(document_id).encode("utf-8", "replace").decode(), str(error), lasting=False)
+    return None
+
+
 def _under_nfc_id(item: SourceItem) -> SourceItem:
     """Ids that differ in Unicode normalisation only are one id, as file systems have it."""
     document_id = item.document_id
     if not isinstance(document_id, str) or document_id.isascii():
         return item
-    return replace(item, document_id=normalize("NFC", document_id))
+    return item._replace(document_id=normalize("NFC", document_id))

@@ -17,7 +17,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias
@@ -43,6 +42,9 @@ WINDOW_CHARACTERS = 256 * 1024
 """Text in one window, at least one document: some 300 chunks, enough to sort by length and little to lose."""
 
 _BATCH = 500
+
+_TOLD_EVERY = 50
+"""Documents between two calls of the progress callback, where nothing is written."""
 
 _Vectors: TypeAlias = "dict[bytes, FloatArray]"
 
@@ -99,7 +101,9 @@ class Sync:
             if characters >= WINDOW_CHARACTERS:
                 self._write(window)
                 window, characters = [], 0
-            self._report_progress()
+                self._report_progress()
+            elif self._seen % _TOLD_EVERY == 0:
+                self._report_progress()
         self._write(window)
         self._record_hints()
         self._delete(survey.deletions)
@@ -138,7 +142,7 @@ class Sync:
             return
         if failed.base is not None:
             if failed.base.failure != reason:
-                self._ledger.record([replace(failed.base, failure=reason, hint=None)])
+                self._ledger.record([failed.base._replace(failure=reason, hint=None)])
         elif self._ledger.document(failed.document_id) is None:
             namespace = self._options.namespace
             self._ledger.record([DocumentRecord(failed.document_id, namespace, "failed", None, None, reason)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from tarragon.contract import VersionRecord
@@ -167,15 +167,19 @@ def require_ready(session: Session, name: str, given: Mapping[str, Source]) -> N
             raise NotReady(f"{name} is not complete: {unfinished} documents were interrupted; run the upgrade again")
         if stored := version.store.count() - version.ledger.counts().chunks:
             raise NotReady(f"{name} has {stored} chunks more than its ledger says; verify it with repair first")
-        if missing := _behind(serving, version):
+        sources = {
+            namespace: given.get(namespace) or session.origins.whole_source(version.ledger, namespace)
+            for namespace in namespaces(serving.ledger)
+        }
+        unknown = {namespace for namespace, source in sources.items() if source is None}
+        if missing := _behind(serving, version, unknown):
             shown = ", ".join(missing[:5])
             raise NotReady(
                 f"{name} is behind by {len(missing)} documents ({shown}{', ...' if len(missing) > 5 else ''}); "
                 "run the upgrade again",
                 documents=missing,
             )
-        for namespace in namespaces(serving.ledger):
-            source = given.get(namespace) or session.origins.whole_source(version.ledger, namespace)
+        for namespace, source in sources.items():
             if source is not None:
                 _require_empty_plan(session, version, namespace, source)
 
@@ -195,14 +199,19 @@ def _require_empty_plan(session: Session, version: OpenVersion, namespace: str, 
         )
 
 
-def _behind(serving: OpenVersion, version: OpenVersion) -> list[str]:
-    """Documents that the serving version has with other content, or that only one of them has."""
-    now, then = _contents(serving), _contents(version)
+def _behind(serving: OpenVersion, version: OpenVersion, among: Collection[str] | None = None) -> list[str]:
+    """Documents of these namespaces (None: all) of which the two have other content, or that only one of them has."""
+    now, then = _contents(serving, among), _contents(version, among)
     return sorted(id_ for id_ in {*now, *then} if now.get(id_) != then.get(id_))
 
 
-def _contents(version: OpenVersion) -> dict[str, bytes]:
-    states = {id_: record.state for id_, record in version.ledger.documents().items() if record.state}
+def _contents(version: OpenVersion, among: Collection[str] | None) -> dict[str, bytes]:
+    records = version.ledger.documents().values()
+    states = {
+        record.document_id: record.state
+        for record in records
+        if record.state and (among is None or record.namespace in among)
+    }
     return {id_: b"".join(DocumentState.unpack(state)[:2]) for id_, state in states.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ WRITES: dict[type, tuple[str, ...]] = {
     SqliteLedger: (
         "intend", "switch", "settle", "record", "intend_deletion", "commit_deletion", "note",
     ),
-    IndexFolder: ("create", "update", "point_to", "drop"),
+    IndexFolder: ("reserve", "add", "update", "point_to", "drop"),
 }  # fmt: skip
 CREATION: dict[type, tuple[str, ...]] = {EdgeStore: ("__init__",), SqliteLedger: ("__init__",)}
 
@@ -33,7 +34,7 @@ PLACES = [
 ]
 Boundary: TypeAlias = "int | tuple[str, int]"
 
-UNMENDED = frozenset({"torn creation", "failed in a plan", "retired rollback", "unchecked when empty"})
+UNMENDED = frozenset({"failed in a plan", "retired rollback", "unchecked when empty", "unreadable is lost"})
 """Mistakes of Tarragon that are known and not mended yet (test_mistakes.py): histories keep away from them."""
 
 
@@ -106,9 +107,8 @@ class Fuse:
         return fused
 
     def _pass(self, place: str, tear: Callable[[], Any] | None) -> None:
-        is_creation = "__init__" in place or place == "after IndexFolder.create"
-        if self._left is None or (is_creation and "torn creation" in UNMENDED):
-            if self._left is None and self.watch is not None and not is_creation and "IndexFolder" not in place:
+        if self._left is None:
+            if self.watch is not None and not re.search("IndexFolder|__init__", place):
                 self.watch(place)
             return
         if self._place not in place:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ QUERIES = ("keys rotate at night", "Who answers the phone?", "# Doors", "the bac
 
 
 # --- encoders ---------------------------------------------------------------------------------------------------------
-@lru_cache(maxsize=None)
+@cache
 def _tokens(text: str) -> IntArray:
     return WordTokenizer().tokenize([text])[0]
 

@@ -88,7 +88,6 @@ MUTANTS = (
         "with session.reading() as serving,", "return\n    with session.reading() as serving,",
     ),
     Mutant("swap behind the source", versions, "require_ready", "if source is not None:", "if False:"),
-    Mutant("swap an interrupted version", versions, "require_ready", "if unfinished := version.ledger.counts().unfinished", "if False"),
     Mutant(
         "configured instead of stored model", Session, "encoder_for",
         "contract = version.record.contract\n", "contract = version.record.contract\n    return self._given[0]\n",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 from uuid import UUID
@@ -32,7 +32,7 @@ def piece(number: int, text: str = "", payload: int = 0) -> ChunkRecord:
 
 def record(document_id: str, **changes: Any) -> DocumentRecord:
     one = DocumentRecord(document_id, "folder", "ok", digest("state", document_id), "12:34", None)
-    return replace(one, **changes)
+    return one._replace(**changes)
 
 
 def write(document_id: str, *chunks: ChunkRecord, pending: dict[UUID, Any] | None = None) -> DocumentWrite:
@@ -260,8 +260,8 @@ class Obvious:
 
     def intend(self, one: DocumentWrite) -> None:
         id_ = one.record.document_id
-        old = self.records.get(id_, replace(one.record, state=None, hint=None, failure=None))
-        self.records[id_] = replace(old, status="writing", namespace=one.record.namespace)
+        old = self.records.get(id_, one.record._replace(state=None, hint=None, failure=None))
+        self.records[id_] = old._replace(status="writing", namespace=one.record.namespace)
         for chunk in one.chunks:
             self.rows.setdefault(chunk.id, Row(id_, chunk))
 
@@ -272,13 +272,13 @@ class Obvious:
         for chunk in one.chunks:
             self.rows[chunk.id] = Row(id_, chunk, True, one.pending.get(chunk.id))
         unsettled = any(not row.served or row.pending is not None for row in self.of(id_))
-        self.records[id_] = replace(one.record, status="settling") if unsettled else one.record
+        self.records[id_] = one.record._replace(status="settling") if unsettled else one.record
 
     def settle(self, id_: str) -> None:
         for row in self.of(id_):
             row.pending = None
         self.rows = {key: row for key, row in self.rows.items() if row.document_id != id_ or row.served}
-        self.records[id_] = replace(self.records[id_], status="ok")
+        self.records[id_] = self.records[id_]._replace(status="ok")
 
     def delete(self, id_: str) -> None:
         self.rows = {key: row for key, row in self.rows.items() if row.document_id != id_}
@@ -348,9 +348,9 @@ def test_any_history_ends_as_the_obvious_ledger_does(ledger: Ledger, seed: int) 
             obvious.delete(id_)
         elif step == "delete" and status is not None:
             ledger.intend_deletion([id_])
-            obvious.records[id_] = replace(obvious.records[id_], status="deleting")
+            obvious.records[id_] = obvious.records[id_]._replace(status="deleting")
         elif step == "record" and status in (None, "ok", "failed"):
             old = obvious.records.get(id_, record(id_, status="failed", state=None))
-            obvious.records[id_] = replace(old, hint=str(rng.random()), failure="why")
+            obvious.records[id_] = old._replace(hint=str(rng.random()), failure="why")
             ledger.record([obvious.records[id_]])
         assert_same(ledger, obvious)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 DocumentStatus: TypeAlias = Literal["ok", "writing", "settling", "deleting", "failed"]
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentRecord:
-    """What an index knows of a document.
+class DocumentRecord(NamedTuple):
+    """What an index knows of a document. A tuple, because a ledger makes one of every row.
 
     Attributes:
         document_id: The document.

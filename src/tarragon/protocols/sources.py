@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from tarragon.types import Document
 
 
-@dataclass(frozen=True, slots=True)
-class SourceItem:
-    """A document that a source can deliver.
+class SourceItem(NamedTuple):
+    """A document that a source can deliver. A tuple, because a folder makes one of every file.
 
     Attributes:
         document_id: Unique in the source and stable over time.

@@ -7,7 +7,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 from unicodedata import normalize
@@ -216,7 +216,7 @@ class FolderSource:
                 return item
             if item.hides is not None and wanted.startswith(item.hides):
                 hiding = hiding or item
-        return None if hiding is None else replace(hiding, document_id=wanted, hides=None)
+        return None if hiding is None else hiding._replace(document_id=wanted, hides=None)
 
     # --- one entry ----------------------------------------------------------------------------------------------------
     def _visit(self, child: _Entry, folder: _Folder, look: _Look) -> SourceItem | _Folder | str:

@@ -6,7 +6,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import count
@@ -119,7 +119,7 @@ class JsonlSource:
                 places = self._places(file, anew=True)
                 found = self._first(file, places, wanted)
             if found is None and places.hiding is not None:
-                found = replace(self._reread(file, *places.hiding), document_id=wanted, hides=None)
+                found = self._reread(file, *places.hiding)._replace(document_id=wanted, hides=None)
             return found
 
     def describe(self) -> Mapping[str, Any]:

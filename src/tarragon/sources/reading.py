@@ -24,9 +24,9 @@ def read_bytes(path: str, *, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
         UnreadableDocument: It is gone, forbidden, special, or larger than ``max_bytes``.
     """
     try:
-        with open_regular(path) as file:
-            data = file.read(max_bytes + 1)
+        with open_regular(path, buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
+            data = file.read(max_bytes + 1) if size > max_bytes else file.read()
     except OSError as error:
         raise UnreadableDocument(f"{path}: {os_reason(error)}", path=path) from error
     if len(data) > max_bytes:
@@ -48,9 +48,9 @@ def holds_binary(path: str) -> bool:
         return False
 
 
-def open_regular(path: str) -> BinaryIO:
+def open_regular(path: str, *, buffering: int = -1) -> BinaryIO:
     """Open a regular file for reading. Anything else is refused, and a FIFO does not block."""
-    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - the caller closes it
+    file: BinaryIO = open(path, "rb", buffering, opener=_open_at_once)  # noqa: SIM115 - the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise UnreadableDocument(f"{path}: {NOT_REGULAR}", path=path)

@@ -18,6 +18,9 @@ _MARKS = (
 )
 
 
+_FIRST_BYTES = {mark[:1] for mark, _ in _MARKS}
+
+
 def looks_binary(head: bytes) -> bool:
     """Whether the first bytes of a file hold a NUL byte that no UTF-16 or UTF-32 byte order mark explains."""
     return _encoding(head)[1] == "utf-8" and b"\0" in head[:SNIFFED_BYTES]
@@ -48,4 +51,6 @@ def decode(data: bytes) -> str:
 
 
 def _encoding(data: bytes) -> tuple[bytes, str]:
+    if data[:1] not in _FIRST_BYTES:
+        return b"", "utf-8"
     return next(((mark, encoding) for mark, encoding in _MARKS if data.startswith(mark)), (b"", "utf-8"))

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from tarragon.contract import Contract, VersionRecord
 from tarragon.errors import IndexLocked, InvalidInput, StorageProblem
 from tarragon.store.edge import EdgeStore
-from tarragon.store.folder import IndexFolder
+from tarragon.store.folder import FIRST_SHARD, IndexFolder
 from tarragon.store.ledger import SqliteLedger
 
 
@@ -81,11 +81,12 @@ class EmbeddedCatalog:
         """See `tarragon.protocols.Catalog`."""
         with self._mutex:
             self._take_lock()
-            record = self.folder.create(contract)
-            self._open[record.name] = self._opened(record, create=True)
+            record = replace(self.folder.reserve(contract), promoted=serve)
+            shard = self.folder.version_path(record.name) / FIRST_SHARD
+            ledger = SqliteLedger(self.folder.ledger_path(record.name))
+            self._open[record.name] = EmbeddedVersion(record, _edge_store(shard, contract), ledger)
+            self.folder.add(record)  # last, so that a killed process leaves no version without data
             if serve:
-                record = replace(record, promoted=True)
-                self.update(record)
                 self.folder.point_to(record.name)
             return record
 
@@ -158,9 +159,9 @@ class EmbeddedCatalog:
             if old.readers == 0:
                 old.close()
 
-    def _opened(self, record: VersionRecord, *, create: bool = False) -> EmbeddedVersion:
+    def _opened(self, record: VersionRecord) -> EmbeddedVersion:
         shard, ledger = self.folder.shard_path(record.name), self.folder.ledger_path(record.name)
-        if missing := [path for path in (shard, ledger) if not path.exists() and not create]:
+        if missing := [path for path in (shard, ledger) if not path.exists()]:
             raise StorageProblem(
                 f"{missing[0]} is missing: the index is damaged. Restore it from a copy, or sync a new one",
                 path=missing[0],

@@ -30,6 +30,7 @@ FORMAT = 2
 """Of this layout. Any other is refused."""
 
 POINTER = "tarragon.json"
+FIRST_SHARD = "shard-1"
 _OWN_NAMES = {
     *(POINTER, "lock", "holder.json", "versions", f".{POINTER}.new", ".holder.json.new"),
     *(CACHE, f"{CACHE}-journal"),
@@ -127,13 +128,16 @@ class IndexFolder:
             raise InvalidInput(f"no version {name!r}; there are {there}", name=name)
         return VersionRecord.from_dict(_read_json(self._record_path(name))["record"])
 
-    def create(self, contract: Contract) -> VersionRecord:
-        """Make a folder for a new version. It serves only once `point_to` names it."""
+    def reserve(self, contract: Contract) -> VersionRecord:
+        """Make a folder for a new version. It is one only once `add` has been called, when its data are there."""
         taken = [_number(path.name) for path in self.path.glob("versions/v*")]
         record = VersionRecord(f"v{1 + max(taken, default=0)}", contract, created=time.time())
         self.version_path(record.name).mkdir(parents=True)
-        _write_json(self._record_path(record.name), {"shard": "shard-1", "record": record.to_dict()})
         return record
+
+    def add(self, record: VersionRecord) -> None:
+        """Let a reserved folder be a version; it serves only once `point_to` names it."""
+        _write_json(self._record_path(record.name), {"shard": FIRST_SHARD, "record": record.to_dict()})
 
     def update(self, record: VersionRecord) -> None:
         """Replace a version's record in one step."""

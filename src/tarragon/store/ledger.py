@@ -65,7 +65,7 @@ class SqliteLedger:
         """See `tarragon.protocols.Ledger`."""
         query = f"SELECT {_RECORD} FROM documents WHERE :namespace IS NULL OR namespace = :namespace"  # noqa: S608
         with self._lock, _sqlite_errors(self._path):
-            return {row[0]: DocumentRecord(*row) for row in self._db.execute(query, {"namespace": namespace})}
+            return {row[0]: DocumentRecord._make(row) for row in self._db.execute(query, {"namespace": namespace})}
 
     def document(self, document_id: str) -> DocumentRecord | None:
         """See `tarragon.protocols.Ledger`."""

@@ -43,7 +43,7 @@ def intended(document: LedgerDocument | None, write: DocumentWrite) -> LedgerDoc
     if document is None:
         id_, namespace = write.record.document_id, write.record.namespace
         document = LedgerDocument(DocumentRecord(id_, namespace, "writing", None, None, None))
-    record = replace(document.record, status="writing", namespace=write.record.namespace)
+    record = document.record._replace(status="writing", namespace=write.record.namespace)
     new = {chunk.id: chunk for chunk in write.chunks if chunk.id not in document.served}
     return replace(document, record=record, hidden={**new, **document.hidden})
 
@@ -53,13 +53,13 @@ def switched(document: LedgerDocument, write: DocumentWrite) -> LedgerDocument:
     served = {chunk.id: chunk for chunk in write.chunks}
     hidden = {id_: chunk for id_, chunk in {**document.hidden, **document.served}.items() if id_ not in served}
     pending = {id_: payload for id_, payload in write.pending.items() if id_ in served}
-    record = replace(write.record, status="settling") if hidden or pending else write.record
+    record = write.record._replace(status="settling") if hidden or pending else write.record
     return LedgerDocument(record, served, hidden, pending)
 
 
 def settled(document: LedgerDocument) -> LedgerDocument:
     """Nothing is left to clear."""
-    return LedgerDocument(replace(document.record, status="ok"), document.served)
+    return LedgerDocument(document.record._replace(status="ok"), document.served)
 
 
 # --- as a point -------------------------------------------------------------------------------------------------------

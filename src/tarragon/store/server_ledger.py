@@ -163,7 +163,7 @@ class ServerLedger:
         """See `tarragon.protocols.Ledger`."""
 
         def deleting(_: str, document: LedgerDocument | None) -> LedgerDocument | None:
-            return replace(document, record=replace(document.record, status="deleting")) if document else None
+            return replace(document, record=document.record._replace(status="deleting")) if document else None
 
         self._change(document_ids, deleting)
 
