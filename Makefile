@@ -30,11 +30,16 @@ evals: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/awsdocs-3k --chunked --json evals/results/awsdocs-3k.json
 
 # Speed against peers in one run; see benchmarks/README.md.
-bench: .venv/dev
+bench: .venv/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.chunking $(DATA)/awsdocs-3k/corpus.jsonl
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.encoder
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.ingest $(DATA)/awsdocs-3k/corpus.jsonl --limit-chunks 1000
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.query $(DATA)/awsdocs-3k/corpus.jsonl
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.freshness $(DATA)/awsdocs-3k/corpus.jsonl
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.edits $(DATA)/fastapi-docs
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.unchanged
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.plan
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving $(DATA)/awsdocs-3k/corpus.jsonl
 
 # Random histories against the laws of freshness, with fuses everywhere; and 200 killed syncs with the real model.
 soak: .venv/dev
@@ -50,6 +55,10 @@ clean:
 
 .venv/demo: .venv/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[bundled]'
+	touch $@
+
+.venv/bench: .venv/dev
+	$(PIP) --editable '.[dev,bench]'
 	touch $@
 
 .venv/dev: .venv/python pyproject.toml constraints.txt

@@ -320,12 +320,14 @@ class Changing(History):
         before, kept = self.cached(), self.kept_texts(possible)
         self.fuse.reset()
         contract = self.index.status().fingerprint
+        outdated: PlanOutdated | None = None
         try:
             report = self.run(sync, scope, fuse=fuse, exit=exit)
         except PlanOutdated as error:
+            outdated = error
+        if outdated is not None:
             assert not self.fuse.calls, "an outdated plan was begun"
-            if saved.place == (self.serving, contract):
-                assert error.data["documents"] == moved
+            assert saved.place != (self.serving, contract) or outdated.data["documents"] == moved
             self.saved = None
             self.seen["plan outdated"] += 1
             return

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 from hypothesis import strategies as st
@@ -42,7 +42,9 @@ from tests.freshness.laws import (
     texts_of,
 )
 from tests.freshness.model import (
+    ALL,
     IDS,
+    NUMBERS,
     ONLY,
     SALTS,
     Entry,
@@ -60,8 +62,8 @@ class History(RuleBasedStateMachine):
     finished = 0
     steps = 0
     syncs = 0
-    crashes: Counter[str] = Counter()
-    seen: Counter[str] = Counter()
+    crashes: ClassVar[Counter[str]] = Counter()
+    seen: ClassVar[Counter[str]] = Counter()
     has_metadata = has_readers = True
 
     def __init__(self) -> None:
@@ -154,7 +156,7 @@ class History(RuleBasedStateMachine):
             return shown_by(version, self.encoders[self.versions[name].salt])
 
     def settle(self, name: str, possible: Mapping[str, Sequence[State | None]]) -> dict[str, State]:
-        """Which of the possible states of each document a version shows: exactly one, never a mixture, never another."""
+        """Which of the possible states of each document a version shows: one, never a mixture, never another."""
         limit = self.versions[name].tokens
         shown = self.shown(name)
         strangers = set(shown).difference(possible)
@@ -291,7 +293,7 @@ class History(RuleBasedStateMachine):
         self.fuse.reset()
         for encoder in self.encoders.values():
             encoder.batches.clear()
-        copy = self.folder / f"{next(_numbers)}.tarragon"
+        copy = self.folder / f"{next(NUMBERS)}.tarragon"
         try:
             with ExitStack() as stack:
                 if fuse is not None:
@@ -367,7 +369,7 @@ class History(RuleBasedStateMachine):
             found[held.salt] |= texts_of(same, held.tokens)
         return found
 
-    def full_sync(self, scope: Scope = Scope(), *, seed: int = 0, again: bool = True, **how: Any) -> SyncReport | None:
+    def full_sync(self, scope: Scope = ALL, *, seed: int = 0, again: bool = True, **how: Any) -> SyncReport | None:
         """Sync, then see that everything is as it must be."""
         type(self).syncs += 1
         source = self.ordered(seed)

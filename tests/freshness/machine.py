@@ -1,4 +1,4 @@
-"""Random histories of documents, syncs, crashes and versions; after each step the laws are checked on the real engine."""
+"""Random histories of documents, syncs, crashes and versions on the real engine, with the laws checked at each step."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ boundaries = st.one_of(st.integers(0, 30), st.tuples(st.sampled_from(PLACES), st
 
 TAKEN_ALIKE = {("unreadable", None), (None, "unreadable")}
 
-_numbers = itertools.count()
+NUMBERS = itertools.count()
 
 
 @dataclass
@@ -97,6 +97,9 @@ class Scope:
 
     def meets(self, document_id: str) -> bool:
         return ONLY[self.only](document_id) and (self.planned is None or document_id in self.planned)
+
+
+ALL = Scope()
 
 
 @dataclass(frozen=True)

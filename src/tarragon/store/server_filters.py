@@ -56,7 +56,7 @@ def _range(key: str, range_: Range) -> models.Filter:
         elif (bound > 0) == name.startswith("g"):
             return NOTHING  # above infinity, or below minus infinity: no number in JSON is
         else:
-            bounds[f"{name[0]}te"] = math.copysign(_LARGEST, bound)
+            bounds.setdefault(f"{name[0]}te", math.copysign(_LARGEST, bound))
     dates = any(isinstance(bound, datetime) for bound in bounds.values())
     condition = models.DatetimeRange(**bounds) if dates else models.Range(**bounds)
     return models.Filter(must=[models.FieldCondition(key=key, range=condition)])
