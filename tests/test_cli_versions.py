@@ -75,7 +75,7 @@ def test_plan_has_exit_codes_and_can_be_applied(
 
 def test_budget_only_and_on_stale(capsys: pytest.CaptureFixture[str], handbook: Path, tmp_path: Path) -> None:
     index = tmp_path / "i"
-    code, out = run(capsys, "sync", index, handbook, "--budget", 60)
+    _, out = run(capsys, "sync", index, handbook, "--budget", 60)
     assert "documents are beyond the budget" in out
     _, report = run_json(capsys, "sync", index, handbook)
     assert (report["documents_added"] > 0, report["documents_left"]) == (True, 0)

@@ -205,3 +205,14 @@ def test_the_recipe_of_a_new_version_is_explained(index: Index, handbook: Path) 
     write(handbook / "new.md", "# New\n\nA new one.\n")
     found = changes(index.plan_upgrade(IndexRecipe(chunk_tokens=24))[0])
     assert found == {**dict.fromkeys(HANDBOOK, "chunker"), "new.md": "new"}
+
+
+def test_the_plan_of_a_new_index_can_be_applied(tmp_path: Path, handbook: Path, words: WordEncoder) -> None:
+    with Index.open(tmp_path / "i", encoder=words) as index:
+        plan = index.plan(handbook)
+        write(handbook / "keys.md", "# Other\n")
+        with pytest.raises(PlanOutdated, match=r"keys\.md"):
+            index.sync(handbook, plan=plan)
+        assert not (tmp_path / "i" / "versions").exists()
+        write(handbook / "keys.md", HANDBOOK["keys.md"])
+        assert index.sync(handbook, plan=index.plan(handbook)).documents_added == 3

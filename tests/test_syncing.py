@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -509,3 +513,66 @@ def test_any_iterable_of_documents_is_a_source(index: Index) -> None:
     assert counts(index.sync(generate())) == {"added": 1, "embedded": 1}
     with pytest.raises(InvalidInput, match="int"):
         index.sync([3])  # type: ignore[list-item]
+
+
+# --- several at once, and only a part ---------------------------------------------------------------------------------
+def test_of_two_first_syncs_the_later_one_is_refused(tmp_path: Path, handbook: Path) -> None:
+    script = (
+        "import sys; from tarragon import Document, Index; from tarragon.testing import WordEncoder\n"
+        "with Index.open(sys.argv[1], encoder=WordEncoder()) as index: index.sync([Document('a', 'From A.')])\n"
+    )
+
+    class Slow(WordEncoder):
+        @property
+        def identity(self) -> Any:
+            subprocess.run([sys.executable, "-c", script, str(tmp_path / "i")], check=True)
+            Slow.identity = WordEncoder.identity  # type: ignore[method-assign]
+            return super().identity
+
+    with Index.open(tmp_path / "i", encoder=Slow()) as index:
+        with pytest.raises(IndexLocked, match="was made by another process meanwhile"):
+            index.sync(handbook, namespace="b")
+        assert [info.name for info in index.versions()] == ["v1"]
+        index.sync(handbook, namespace="b")
+        assert index.status().documents == 4
+
+
+def test_only_spares_what_cannot_be_listed(tmp_path: Path, index: Index) -> None:
+    lines = [f'{{"id": "kb/{n}", "text": "Text {n}."}}' for n in range(10)]
+    source = write(tmp_path / "kb.jsonl", "\n".join(lines))
+    index.sync(source)
+    write(source, "\n".join([*lines[:4], "{broken", *lines[5:]]))
+    report = index.sync(source, only=["kb/*"])
+    assert (report.documents_deleted, report.documents_failed) == (0, 1)
+
+
+def test_pushing_one_document_does_not_replace_the_folder_it_is_from(index: Index, handbook: Path) -> None:
+    index.sync(handbook)
+    index.sync([Document("keys.md", "# Keys\n\nPushed.\n")], only=["keys.md"])
+    found = {hit.document_id: hit.freshness for hit in index.search("keys pushed restore call", k=20)}
+    assert found == {"keys.md": "stale", "backup.md": "fresh", "guide/oncall.txt": "fresh"}
+
+
+def test_a_sync_that_waits_while_the_index_is_closed_does_not_open_it_again(
+    tmp_path: Path, handbook: Path, words: WordEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tarragon.session.Session.patience", lambda _: 5.0)
+    index = Index.open(tmp_path / "i", encoder=words)
+    index.sync(handbook)
+    errors: list[BaseException] = []
+
+    def sync() -> None:
+        try:
+            index.sync(handbook)
+        except InvalidInput as error:
+            errors.append(error)
+
+    with index._opened.catalog.writing():
+        thread = threading.Thread(target=sync)
+        thread.start()
+        time.sleep(0.2)
+        index.close()
+    thread.join()
+    assert "is closed" in str(errors[0])
+    with Index.open(tmp_path / "i", encoder=words) as again:
+        assert again.search("rotate")

@@ -10,10 +10,12 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from handbook import version_of
+from handbook import version_of, write
 
 from tarragon import Document, Index
+from tarragon.errors import IndexLocked
 from tarragon.protocols import StoredChunk
+from tarragon.store import edge
 from tarragon.testing import WordEncoder
 
 
@@ -112,3 +114,23 @@ def test_what_cannot_be_mended_is_told(tmp_path: Path, words: WordEncoder) -> No
 def test_an_empty_document_and_a_failed_one_are_sound(index: Index) -> None:
     index.sync([Document("empty", ""), Document("bad", "text", {"n": float("nan")})])
     assert index.verify(deep=True).is_sound
+
+
+def test_an_interrupted_index_can_be_verified_and_mended(
+    index: Index, handbook: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.sync(handbook)
+    write(handbook / "keys.md", "# Other\n\nOther text.\n")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(edge.EdgeStore, "upsert", killed)
+        index.sync(handbook)
+    found = index.verify(deep=True)
+    assert (found.unfinished, found.is_sound) == (1, False)
+    assert index.verify(deep=True, repair=True).is_sound
+    assert index.verify(deep=True).is_sound
+    with index._opened.catalog.writing(), pytest.raises(IndexLocked):
+        index.verify()

@@ -342,3 +342,90 @@ def test_optimize_swaps_a_compacted_copy_in_while_searches_go_on(tmp_path: Path,
             index.optimize()
     with Index.open(tmp_path / "i", encoder=words) as index:
         assert version_of(index).store.count() == 400
+
+
+# --- mistakes that must not cost anything -----------------------------------------------------------------------------
+def test_after_a_drift_an_upgrade_takes_no_vector_of_the_old_runtime(tmp_path: Path, handbook: Path) -> None:
+    encoder = Drifting()
+    with Index.open(tmp_path / "i", encoder=encoder) as index:
+        index.sync(handbook)
+        encoder.drift = 0.5
+        report = index.upgrade()
+        assert (report.version, report.syncs[0].chunks_embedded, report.syncs[0].chunks_reused) == ("v2", 6, 0)
+        index.promote("v2")
+        assert index.verify(deep=True).is_sound
+        report = index.sync([*HANDBOOK_AND_MORE])
+        assert list(report.behind) == ["v1"], "its model drifted away from it"
+        with pytest.raises(InvalidInput, match="v2 serves already"):
+            index.upgrade()
+
+
+HANDBOOK_AND_MORE = [Document(name, text) for name, text in HANDBOOK.items()] + [Document("more", "One more.")]
+
+
+def test_an_emptied_source_does_not_make_an_empty_index_serve(index: Index, handbook: Path) -> None:
+    for path in sorted(handbook.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    index.upgrade(encoder=NEW)
+    with pytest.raises(NotReady, match="v2 lacks 3 of the 3 documents"):
+        index.promote("v2")
+    index.promote("v2", max_delete=1.0)
+
+
+def test_a_document_that_became_unreadable_is_not_lost_by_an_upgrade(index: Index, handbook: Path) -> None:
+    write(handbook / "keys.md", b"\xff\xfe\xfa")
+    index.upgrade(encoder=NEW)
+    with pytest.raises(NotReady, match=r"could not read 1 documents that are served now \(keys.md\)"):
+        index.promote("v2")
+    write(handbook / "keys.md", HANDBOOK["keys.md"])
+    index.sync(handbook)
+    index.upgrade(encoder=NEW)
+    index.promote("v2")
+
+
+def test_the_new_version_knows_its_sources_in_another_process(tmp_path: Path, handbook: Path) -> None:
+    with Index.open(tmp_path / "i", encoder=OLD) as index:
+        index.sync(handbook)
+        index.upgrade(encoder=NEW)
+        index.promote("v2")
+    with Index.open(tmp_path / "i", encoder=NEW) as index:
+        assert index.search("rotate")[0].freshness == "fresh"
+
+
+def test_every_version_sees_one_listing_and_shares_one_budget(index: Index, handbook: Path) -> None:
+    index.upgrade(encoder=NEW)
+    index.promote("v2")
+    encode, emptied = NEW.encode_documents, []
+
+    def emptying(inputs: Sequence[EncoderInput]) -> Embeddings:
+        if not emptied:
+            emptied.append((handbook / "backup.md").rename(handbook.parent / "backup.md"))
+        return encode(inputs)
+
+    write(handbook / "new.md", "# New\n\nA new one.\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NEW, "encode_documents", emptying)
+        report = index.sync(handbook)
+    assert [other.documents_deleted for other in report.others] == [0]
+    emptied[0].rename(handbook / "backup.md")
+    write(handbook / "new.md", "# New\n\nAnother new one.\n")
+    tokens = index.plan(handbook).tokens
+    report = index.sync(handbook, budget=tokens)
+    assert (report.documents_changed, report.documents_left) == (1, 0)
+    assert [(other.documents_changed, other.documents_left) for other in report.others] == [(0, 1)]
+
+
+def test_an_unknown_namespace_is_no_source_of_an_upgrade(index: Index, handbook: Path) -> None:
+    with pytest.raises(InvalidInput, match="no documents of namespace 'wiki'"):
+        index.upgrade(encoder=NEW, sources={"wiki": handbook})
+
+
+def test_a_version_killed_while_it_is_made_is_none(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("tarragon.store.folder.IndexFolder.add", killed)
+        index.upgrade(encoder=NEW)
+    assert roles(index) == {"v1": "serving"}
+    assert index.upgrade(encoder=NEW).version == "v3"

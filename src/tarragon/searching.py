@@ -110,6 +110,8 @@ def _serve(ranking: Ranking, version: OpenVersion, k: int, filter: Filter | None
                 refused.add(id_)
             elif current is payload or filter is None or matches(filter, current["metadata"]):
                 found.append(Found(_hit(id_, score, current, version.record.name), chunk.record))
+            else:
+                refused.add(id_)  # its metadata have changed, and no longer pass
     return found, refused
 
 

@@ -315,10 +315,14 @@ class Session:
     def same_space(self, space: str, *, but: str = "", like: str | None = None) -> Iterator[list[VectorSource]]:
         """The versions of a space, by its fingerprint, then what bridges have kept of it.
 
-        Only what was kept by a runtime with the same canaries as ``like``; None: by any, which will do for an estimate.
+        Only what was made by a runtime with the same canaries as ``like``; None: by any, which will do for an estimate.
         """
-        records = self.catalog.versions()
-        names = [record.name for record in records if record.contract.fingerprint == space and record.name != but]
+        records = [record for record in self.catalog.versions() if record.contract.fingerprint == space]
+        names = [
+            record.name
+            for record in records
+            if record.name != but and (like is None or same_canaries(record.canaries, like))
+        ]
         with ExitStack() as stack:
             opened = [stack.enter_context(self.reading(name)) for name in names]
             stored: list[VectorSource] = [StoredVectors(version.store, version.ledger) for version in opened]

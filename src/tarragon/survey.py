@@ -118,8 +118,7 @@ class Survey:
         self._ledger = ledger
         self._options = options
         self._contract = options.contract
-        items = map(_under_nfc_id, source.items())
-        self._items = [item for item in items if options.only is None or options.only(item.document_id)]
+        self._items = [item for item in map(_under_nfc_id, source.items()) if self._is_meant(item)]
         known = ledger.documents(options.namespace)
         self.known: Mapping[str, DocumentRecord] = (
             known if options.only is None else {id_: record for id_, record in known.items() if options.only(id_)}
@@ -128,6 +127,10 @@ class Survey:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def _is_meant(self, item: SourceItem) -> bool:
+        """What hides documents is looked at in any case: those are not known to be gone."""
+        return self._options.only is None or item.hides is not None or self._options.only(item.document_id)
 
     def _vanished(self) -> list[str]:
         hidden = [item.hides for item in self._items if item.hides is not None]

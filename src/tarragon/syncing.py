@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias
@@ -49,13 +50,26 @@ _TOLD_EVERY = 50
 _Vectors: TypeAlias = "dict[bytes, FloatArray]"
 
 
+@dataclass(slots=True)
+class Budget:
+    """What may be embedded.
+
+    Attributes:
+        tokens: What is left of it.
+        then_stop: Whether to look no further once a document does not fit. Else what costs nothing is still done.
+    """
+
+    tokens: int
+    then_stop: bool = False
+
+
 class Sync:
     """One run of the write path.
 
     Args:
         writer: What to write with.
         options: What to look at.
-        budget: Most tokens to embed; documents that would go beyond are left. None: no limit.
+        budget: What may be embedded; documents that would go beyond are left. None: no limit.
         on_progress: Called after each step.
     """
 
@@ -64,7 +78,7 @@ class Sync:
         writer: Writer,
         options: SurveyOptions,
         *,
-        budget: int | None = None,
+        budget: Budget | None = None,
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._writer = writer
@@ -104,11 +118,19 @@ class Sync:
                 self._report_progress()
             elif self._seen % _TOLD_EVERY == 0:
                 self._report_progress()
+            if self._is_over:
+                break
         self._write(window)
         self._record_hints()
-        self._delete(survey.deletions)
+        if not self._is_over:
+            self._delete(survey.deletions)
         self._report_progress()
         return self._report(source)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the budget is used up, and nothing more should be looked at."""
+        return self._budget is not None and self._budget.then_stop and bool(self._counts["documents_left"])
 
     @property
     def rate(self) -> float | None:
@@ -204,8 +226,8 @@ class Sync:
         known, taken = set(found), []
         for document in documents:
             fresh = {chunk.hash: chunk.chunk.tokens for chunk in document.diff.add if chunk.hash not in known}
-            if (cost := sum(fresh.values())) <= self._budget:
-                self._budget -= cost
+            if (cost := sum(fresh.values())) <= self._budget.tokens:
+                self._budget.tokens -= cost
                 known.update(fresh)
                 taken.append(document)
             else:

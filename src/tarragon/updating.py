@@ -25,7 +25,7 @@ from tarragon.recipe import IndexRecipe
 from tarragon.reports import Change, Plan, Progress, SyncReport
 from tarragon.session import Session, contract_of, measured_rate, rate_of, remember_rate
 from tarragon.survey import SurveyOptions
-from tarragon.syncing import Sync
+from tarragon.syncing import Budget, Sync
 
 BYTES_PER_CHUNK = 3_000
 """On disk, beside its vector, where an index is too small to tell: text, words, payload (docs/cluster.md)."""
@@ -87,15 +87,18 @@ def sync(
     Raises:
         PlanOutdated: ``saved`` does not hold any more.
     """
+    listed = ListedSource(source)  # so that every version sees the same
+    also = None
+    if saved is not None:
+        also = _planned(session, listed, scope, saved)
+        scope = replace(scope, max_delete=1.0)  # what the plan deletes was looked at as a whole
     serving = session.catalog.serving()
     if serving is None:
         encoder = session.new_encoder(session.recipe)
         serving = session.create(session.recipe, encoder, serve=True).name
-    also = None
-    if saved is not None:
-        also = _planned(session, source, scope, saved)
-        scope = replace(scope, max_delete=1.0)  # what the plan deletes was looked at as a whole
-    report, touched = sync_version(session, serving, source, scope, budget=budget, also=also, on_progress=on_progress)
+    spend = None if budget is None else Budget(budget)
+    report, touched = sync_version(session, serving, listed, scope, budget=spend, also=also, on_progress=on_progress)
+    _remember(session, serving, source, scope)
     others: list[SyncReport] = []
     behind: dict[str, str] = {}
     for record in session.catalog.versions():
@@ -107,9 +110,9 @@ def sync(
             other, _ = sync_version(
                 session,
                 record.name,
-                source,
+                listed,
                 replace(scope, max_delete=1.0),
-                budget=budget,
+                budget=spend,
                 also=narrowed,
                 on_progress=on_progress,
             )
@@ -117,6 +120,7 @@ def sync(
             behind[record.name] = str(error)
         else:
             others.append(other)
+            _remember(session, record.name, source, scope)
     return replace(report, others=tuple(others), behind=behind)
 
 
@@ -126,7 +130,7 @@ def sync_version(
     source: Source,
     scope: Scope,
     *,
-    budget: int | None = None,
+    budget: Budget | None = None,
     also: Callable[[str], bool] | None = None,
     on_progress: Callback,
 ) -> tuple[SyncReport, set[str]]:
@@ -145,9 +149,15 @@ def sync_version(
             on_progress=on_progress,
         )
         report = run.run(source)
-        session.origins.remember(version.ledger, scope.namespace, source, whole=scope.prune)
         remember_rate(version.ledger, run.rate)
         return replace(report, model=version.record.contract.model, version=name), run.touched
+
+
+def _remember(session: Session, name: str, source: Source, scope: Scope) -> None:
+    """Keep where the source of a namespace is. A sync of only some documents says nothing of that."""
+    if not scope.only:
+        with session.reading(name) as version:
+            session.origins.remember(version.ledger, scope.namespace, source, whole=scope.prune)
 
 
 def refresh(session: Session, name: str, documents: Mapping[str, Iterable[str]], on_progress: Callback) -> None:
@@ -159,6 +169,28 @@ def refresh(session: Session, name: str, documents: Mapping[str, Iterable[str]],
             picked = PickedSource(source, sorted(documents[namespace]))
             scope = Scope(namespace, prune=False)
             sync_version(session, name, picked, scope, on_progress=on_progress)
+
+
+class ListedSource:
+    """A source that is listed once, however often it is gone through.
+
+    Args:
+        source: The source.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._items: tuple[SourceItem, ...] | None = None
+
+    def items(self) -> Iterator[SourceItem]:
+        """See `tarragon.protocols.Source`."""
+        if self._items is None:
+            self._items = tuple(self._source.items())
+        return iter(self._items)
+
+    def skipped(self) -> Mapping[str, int]:
+        """See `tarragon.protocols.Source`."""
+        return self._source.skipped()
 
 
 class PickedSource:

@@ -118,7 +118,8 @@ def _check_vectors(
     seed: int,
 ) -> int:
     """Embed a random sample again; how many. All chunks of a text whose vector is wrong count as wrong."""
-    good = sorted(set(rows).difference(found.missing, found.texts), key=lambda id_: id_.int)
+    whole = (id_ for id_, (document_id, _) in rows.items() if document_id not in found.unfinished)
+    good = sorted(set(whole).difference(found.missing, found.texts), key=lambda id_: id_.int)
     chosen = random.Random(seed).sample(good, min(sample, len(good)))  # noqa: S311 - a sample, not a secret
     encoder = session.trusted_encoder(version, again=True)
     wrong: set[bytes] = set()

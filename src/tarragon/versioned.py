@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from typing import TypeAlias
 
 from tarragon import versions
@@ -109,13 +108,20 @@ class VersionedIndex:
         return compare(session, first, version, queries, sample)
 
     def promote(
-        self, version: str, *, floor: float | None = None, sources: Mapping[str, AnySource] | None = None
+        self,
+        version: str,
+        *,
+        floor: float | None = None,
+        max_delete: float | None = None,
+        sources: Mapping[str, AnySource] | None = None,
     ) -> None:
         """Let a version serve from now on, in one step. The former one is kept for `rollback`.
 
         Args:
             version: Name of a version that was built by `upgrade`.
             floor: Refuse if its overlap@10 with the serving version is below this, 0 to 1.
+            max_delete: Largest share of the served documents that it may lack. By default as for a sync, and none that
+                are there and cannot be read.
             sources: By namespace, where they cannot be opened again.
 
         Raises:
@@ -124,7 +130,7 @@ class VersionedIndex:
         """
         session = self._opened
         with session.catalog.writing(PATIENCE):
-            versions.require_ready(session, version, _open_sources(sources))
+            versions.require_ready(session, version, _open_sources(sources), max_delete)
             if floor is not None and (found := self.compare(version)).overlap < floor:
                 raise NotReady(f"overlap@10 of {version} with {found.first} is {found.overlap:.3f}, below {floor}")
             versions.promote(session, version)
@@ -177,6 +183,7 @@ class VersionedIndex:
         """Compare ledger, chunks and vectors of the serving version.
 
         Every chunk is read: is it there, does it belong to a document, are its text and place what the ledger says?
+        Searches go on meanwhile; syncs are refused.
 
         Args:
             deep: Embed a random sample of the chunks again and compare the vectors.
@@ -186,10 +193,7 @@ class VersionedIndex:
             progress: As for `sync`.
         """
         session = self._opened
-        with ExitStack() as stack:
-            if repair:
-                stack.enter_context(session.catalog.writing(session.patience()))
-            on_progress = stack.enter_context(progress_bar(progress))
+        with session.catalog.writing(session.patience()), progress_bar(progress) as on_progress:
             return verify(session, deep=deep, sample=sample, repair=repair, seed=seed, on_progress=on_progress)
 
     # --- parts --------------------------------------------------------------------------------------------------------

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from tarragon import canaries
 from tarragon.contract import VersionRecord
 from tarragon.errors import InvalidInput, NotReady, RecipeMismatch
 from tarragon.identity import DocumentState
+from tarragon.planning import exceeds
 from tarragon.plans import make_plan
 from tarragon.protocols import DenseEncoder, OpenVersion, Source
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import Change, Plan, SyncReport, VersionInfo
-from tarragon.session import Session, contract_of, namespaces
+from tarragon.session import Session, contract_of, namespaces, same_canaries
+from tarragon.syncing import Budget
 from tarragon.updating import Callback, Scope, plan_new, sync_version
 
 SLICE_TOKENS = 50_000
@@ -57,7 +60,10 @@ def sources_of(session: Session, given: Mapping[str, Source]) -> dict[str, Sourc
     """
     with session.reading() as version:
         sources: dict[str, Source] = {}
-        for namespace in sorted({*namespaces(version.ledger), *given}):
+        known = namespaces(version.ledger)
+        if unknown := sorted(set(given).difference(known)):
+            raise InvalidInput(f"no documents of namespace {unknown[0]!r}; there are {known}", namespace=unknown[0])
+        for namespace in known:
             source = given.get(namespace) or session.origins.whole_source(version.ledger, namespace)
             if source is None:
                 raise InvalidInput(
@@ -91,13 +97,20 @@ def building(session: Session, recipe: IndexRecipe) -> VersionRecord:
     encoder = session.new_encoder(recipe)
     contract = contract_of(recipe, encoder)
     serving = session.catalog.serving()
-    for record in session.catalog.versions():
-        same = (record.contract.fingerprint, record.contract.recipe) == (contract.fingerprint, contract.recipe)
-        if same and record.name == serving:
+    alike = [
+        record
+        for record in session.catalog.versions()
+        if (record.contract.fingerprint, record.contract.recipe) == (contract.fingerprint, contract.recipe)
+    ]
+    probes = canaries.pack(canaries.run(encoder)) if alike else ""
+    for record in alike:
+        if not same_canaries(record.canaries, probes):
+            continue  # the same declaration, but its runtime made other vectors: not to be mixed with
+        if record.name == serving:
             raise InvalidInput(
                 f"{serving} serves already with this recipe and model; sync keeps it up to date", name=serving
             )
-        if same and record.role(serving) == "building":
+        if record.role(serving) == "building":
             return record
     return session.create(recipe, encoder, serve=False)
 
@@ -117,10 +130,12 @@ def build(session: Session, name: str, sources: Mapping[str, Source], on_progres
                     name,
                     source,
                     Scope(namespace, max_delete=1.0),
-                    budget=_slice(parts),
+                    budget=Budget(_slice(parts), then_stop=True),
                     on_progress=on_progress,
                 )
             parts.append(part)
+        with session.reading(name) as version:
+            session.origins.remember(version.ledger, namespace, source, whole=True)
         reports.append(_joined(parts))
     return reports
 
@@ -154,8 +169,10 @@ def _joined(parts: Sequence[SyncReport]) -> SyncReport:
 
 
 # --- serving ----------------------------------------------------------------------------------------------------------
-def require_ready(session: Session, name: str, given: Mapping[str, Source]) -> None:
+def require_ready(session: Session, name: str, given: Mapping[str, Source], max_delete: float | None) -> None:
     """Make sure that a version can serve: whole, as new as its sources, and with the model that built it.
+
+    Documents that only the serving version has must be few, as for a sync, and gone: not just unreadable.
 
     Raises:
         NotReady: It cannot; the message says what is missing.
@@ -182,6 +199,26 @@ def require_ready(session: Session, name: str, given: Mapping[str, Source]) -> N
         for namespace, source in sources.items():
             if source is not None:
                 _require_empty_plan(session, version, namespace, source)
+        _require_no_loss(serving, version, max_delete)
+
+
+def _require_no_loss(serving: OpenVersion, version: OpenVersion, max_delete: float | None) -> None:
+    served, has = _contents(serving, None), version.ledger.documents()
+    lost = sorted(id_ for id_ in served if id_ not in has or has[id_].state is None)
+    failed = [id_ for id_ in lost if id_ in has]
+    way_out = "Mend the source and run the upgrade again, or allow it with max_delete (--max-delete)"
+    if failed and max_delete is None:
+        raise NotReady(
+            f"{version.record.name} could not read {len(failed)} documents that are served now "
+            f"({', '.join(failed[:5])}). {way_out}",
+            documents=failed,
+        )
+    if exceeds(len(lost), len(served), max_delete):
+        raise NotReady(
+            f"{version.record.name} lacks {len(lost)} of the {len(served)} documents that are served now "
+            f"({', '.join(lost[:5])}). {way_out}",
+            documents=lost,
+        )
 
 
 def _require_empty_plan(session: Session, version: OpenVersion, namespace: str, source: Source) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from threading import Event
 
-from tarragon.errors import IndexProblem, SourceProblem
+from tarragon.errors import InvalidInput, MissingDependency, TarragonError
 from tarragon.reports import SyncReport
 
 _log = logging.getLogger(__name__)
@@ -15,14 +15,17 @@ _log = logging.getLogger(__name__)
 def watch(sync: Callable[[], SyncReport], interval: float, stop: Event) -> Iterator[SyncReport]:
     """The report of each sync that did something, every ``interval`` seconds, until ``stop`` is set.
 
-    A sync that is refused (an emptied folder, too many deletions, another one running) is logged once and tried again.
+    A sync that is refused or fails (an emptied folder, another sync, a full disk, a server that is not there) is logged
+    once and tried again. Wrong arguments are raised.
     """
     refusal = ""
     failures: object = None
     while True:
         try:
             report = sync()
-        except (SourceProblem, IndexProblem) as error:
+        except (InvalidInput, MissingDependency):
+            raise
+        except TarragonError as error:
             if str(error) != refusal:
                 refusal = str(error)
                 _log.warning("not synced: %s", refusal)

@@ -30,6 +30,7 @@ from tests.freshness.model import (
     DELETING,
     IDS,
     ONLY,
+    REWRITING,
     SENTENCES,
     TAKEN_ALIKE,
     WRITING,
@@ -171,23 +172,31 @@ class Changing(History):
         fuse=st.one_of(st.tuples(st.sampled_from(WRITING), st.integers(0, 1)), boundaries),
         exit=exits,
         torn=st.booleans(),
+        mended=st.booleans(),
     )
-    def change_and_crash(self, changes: list[Change], fuse: Boundary, exit: str, torn: bool) -> None:
+    def change_and_crash(self, changes: list[Change], fuse: Boundary, exit: str, torn: bool, mended: bool) -> None:
         """Changes that are the only ones, so that the crash is among their writes."""
         if self.serving is None or any(not entry.readable for entry in self.docs.values()):
             self.full_sync(again=False)
         self.change(changes)
         self.full_sync(fuse=fuse, exit=exit, torn=torn, again=False)
+        if mended:
+            self.full_sync()
 
-    @rule(document_id=ids, text=texts, first=st.sampled_from(DELETING), then=st.sampled_from(WRITING), exit=exits)
+    @rule(document_id=ids, text=texts, first=st.sampled_from(DELETING), then=st.sampled_from(REWRITING), exit=exits)
     def delete_and_write_again(self, document_id: str, text: str, first: str, then: str, exit: str) -> None:
         """A document whose deletion crashed is there again, and its rewrite crashes too."""
+        self.have(document_id)
+        self.forget(document_id)
+        self.full_sync(fuse=(first, 0), exit=exit, again=False)
+        self.put_(document_id, State(text))
+        self.full_sync(fuse=(then, 0), exit=exit, again=False)
+
+    def have(self, document_id: str) -> None:
+        """See to it that a document is there and indexed."""
+        if document_id not in self.docs or not self.docs[document_id].readable:
+            self.put_(document_id, State(SENTENCES[0]))
         self.full_sync(again=False)
-        if document_id in self.docs:
-            self.forget(document_id)
-            self.full_sync(fuse=(first, 0), exit=exit, again=False)
-            self.put_(document_id, State(text))
-            self.full_sync(fuse=(then, 0), exit=exit, again=False)
 
     @rule(changes=changes)
     def change_and_look(self, changes: list[Change]) -> None:
@@ -197,9 +206,9 @@ class Changing(History):
 
     @rule(document_id=ids, place=st.sampled_from(DELETING), exit=exits)
     def delete_and_crash(self, document_id: str, place: str, exit: str) -> None:
-        if document_id in self.docs:
-            self.forget(document_id)
-            self.full_sync(fuse=(place, 0), exit=exit, again=False)
+        self.have(document_id)
+        self.forget(document_id)
+        self.full_sync(fuse=(place, 0), exit=exit, again=False)
 
     @rule(fuses=st.lists(boundaries, min_size=2, max_size=3), exit=exits)
     def sync_and_crash_again(self, fuses: list[Boundary], exit: str) -> None:

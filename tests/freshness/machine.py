@@ -344,7 +344,9 @@ class FolderHistories(Histories):
 
     def freshness(self, document_id: str, served: State) -> set[str]:
         """A folder can be opened again from what the index remembers, where a sync has ended since it was made."""
-        known, self.known = self.known, True
+        then, self.known = self.known, True
         right = super().freshness(document_id, served)
-        self.known = known
-        return right if known else {*right, "unknown"}
+        self.known = then
+        if document_id not in self.docs:
+            return {"missing", "unknown"}
+        return right if then else {*right, "unknown"}

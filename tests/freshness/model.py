@@ -61,6 +61,7 @@ changes = st.lists(
 )
 Change: TypeAlias = "tuple[str, str, str, str]"
 WRITING = [place for place in PLACES if re.search(r"intend$|upsert|switch|set_payload|EdgeStore.delete|settle", place)]
+REWRITING = [place for place in PLACES if re.search(r"after .*intend$|upsert|switch", place)]
 DELETING = [place for place in PLACES if re.search(r"deletion|EdgeStore.delete", place)]
 boundaries = st.one_of(st.integers(0, 30), st.tuples(st.sampled_from(PLACES), st.integers(0, 2)))
 

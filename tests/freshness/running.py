@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from tests.freshness.history import History
+
+
+def counted(machine: type[History]) -> type[History]:
+    """The same machine with counters of its own."""
+    zero = {"histories": 0, "finished": 0, "steps": 0, "syncs": 0, "crashes": Counter(), "seen": Counter()}
+    return type(machine.__name__, (machine,), zero)
 
 
 def histories(

@@ -13,7 +13,7 @@ from collections import Counter
 from hypothesis import seed
 
 from tests.freshness.machine import FolderHistories, Histories
-from tests.freshness.running import histories
+from tests.freshness.running import counted, histories
 
 SLICE = 25
 """Histories between two lines of progress; each slice has its own seed."""
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-shrink", action="store_true", help="show a violation as it was found")
     options = parser.parse_args(arguments)
     warnings.simplefilter("error")
-    machine: type[Histories] = FolderHistories if options.folder else Histories
+    machine = counted(FolderHistories if options.folder else Histories)
     first = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
     violations, begun, done = 0, time.perf_counter(), 0
     print(f"{options.histories} histories of {options.steps} steps, first seed {first}", flush=True)

@@ -7,22 +7,23 @@ from hypothesis import seed
 
 from tests.freshness import soak
 from tests.freshness.machine import FolderHistories, Histories
-from tests.freshness.running import histories
+from tests.freshness.running import counted, histories
 
 
 def test_documents_in_memory_obey_the_laws_of_freshness() -> None:
-    histories(Histories, 100, 30, shrink=True, fixed=True)
-    assert sum(Histories.crashes.values()) > 50, "the fuses must blow"
-    assert len(Histories.crashes) > 15, "at many places"
-    assert {"promoted", "rolled back", "plan applied", "plan outdated"} <= set(Histories.seen)
+    machine = counted(Histories)
+    histories(machine, 80, 30, shrink=True, fixed=True)
+    assert sum(machine.crashes.values()) > 50, "the fuses must blow"
+    assert len(machine.crashes) > 15, "at many places"
+    assert {"promoted", "rolled back", "plan applied", "plan outdated"} <= set(machine.seen)
 
 
 def test_files_in_a_folder_obey_the_laws_of_freshness() -> None:
-    histories(FolderHistories, 30, 30, shrink=True, fixed=True)
+    histories(FolderHistories, 20, 30, shrink=True, fixed=True)
 
 
 def test_long_histories_obey_the_laws_of_freshness() -> None:
-    histories(seed(11)(type("Long", (Histories,), {})), 12, 60, shrink=False)
+    histories(seed(11)(counted(Histories)), 8, 60, shrink=False)
 
 
 def test_the_soak_counts_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ LIMIT = 256
 class Timeline:
     """Which states of each document may be seen when: from the start of the sync that brings it to the end of the one
     that replaces it.
-    """  # noqa: D205
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -79,7 +79,7 @@ def test_searches_beside_syncs_see_each_document_in_one_state(tmp_path: Path, mo
                     shown, ended = by_document(hits), time.perf_counter()
                     problems.extend(wrong(timeline, shown, begun, ended))
                     looks.append(len(hits))
-            except BaseException as error:  # noqa: BLE001 - told by the test
+            except BaseException as error:
                 problems.append(repr(error))
 
         entries["0.md"] = Entry(State(text(chance)), 0)

@@ -112,7 +112,7 @@ def versions(options: argparse.Namespace) -> int:
 def upgrade(options: argparse.Namespace) -> int:
     """``tarragon upgrade``: tells the cost first."""
     recipe = _recipe(options) or IndexRecipe.from_dict(read_status(options.index, create=False).recipe)
-    sources = {"": options.source} if options.source else None
+    sources = _sources(options.source)
     with Index.open(options.index, device=options.device, create=False) as index:
         plans = index.plan_upgrade(recipe, sources=sources)
         if options.dry_run and options.json:
@@ -139,7 +139,7 @@ def compare(options: argparse.Namespace) -> int:
 def promote(options: argparse.Namespace) -> int:
     """``tarragon promote``."""
     with Index.open(options.index, device=options.device, create=False) as index:
-        index.promote(options.version, floor=options.floor)
+        index.promote(options.version, floor=options.floor, max_delete=options.max_delete)
     _say(options.json, {"serving": options.version}, f"{options.version} serves now; tarragon rollback goes back")
     return 0
 
@@ -189,6 +189,12 @@ def _scope(options: argparse.Namespace) -> dict[str, Any]:
         "max_delete": options.max_delete,
         "only": options.only,
     }
+
+
+def _sources(named: Sequence[str]) -> dict[str, str]:
+    """By namespace; a path that is there may hold an equals sign itself."""
+    pairs = [("", text) if Path(text).exists() else text.rpartition("=")[::2] for text in named]
+    return dict(pairs)
 
 
 def _recipe(options: argparse.Namespace) -> IndexRecipe | None:

@@ -125,7 +125,13 @@ def _add_verify(made: argparse.ArgumentParser) -> None:
 def _add_upgrade(made: argparse.ArgumentParser) -> None:
     _add_device(made)
     _add_recipe(made, "settings of the new version; those that are not named stay")
-    made.add_argument("--source", metavar="PATH", help="of the documents, where it cannot be found again")
+    made.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        metavar="[NAMESPACE=]PATH",
+        help="of the documents, where it cannot be found again; repeatable",
+    )
     made.add_argument("--dry-run", action="store_true", help="only tell what it would embed, and the disk it takes")
     made.add_argument("--promote-above", type=float, metavar="OVERLAP", help="let it serve from this overlap@10 on")
 
@@ -141,6 +147,7 @@ def _add_promote(made: argparse.ArgumentParser) -> None:
     made.add_argument("version", metavar="VERSION", help="such as v2")
     _add_device(made)
     made.add_argument("--floor", type=float, metavar="OVERLAP", help="refuse below this overlap@10")
+    made.add_argument("--max-delete", type=float, metavar="SHARE", help="largest share of documents that may be lost")
 
 
 def _add_gc(made: argparse.ArgumentParser) -> None:

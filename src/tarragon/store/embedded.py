@@ -53,6 +53,7 @@ class EmbeddedCatalog:
         self.folder = IndexFolder(path)
         self._handles = 0
         self._locked = False
+        self._closed = False
         self._open: dict[str, EmbeddedVersion] = {}
         self._mutex = threading.RLock()
         self._writing = threading.Lock()
@@ -81,6 +82,8 @@ class EmbeddedCatalog:
         """See `tarragon.protocols.Catalog`."""
         with self._mutex:
             self._take_lock()
+            if serve and self.serving() is not None:
+                raise IndexLocked(f"{self.location} was made by another process meanwhile; sync again")
             record = replace(self.folder.reserve(contract), promoted=serve)
             shard = self.folder.version_path(record.name) / FIRST_SHARD
             ledger = SqliteLedger(self.folder.ledger_path(record.name))
@@ -127,12 +130,14 @@ class EmbeddedCatalog:
         if not self._writing.acquire(timeout=wait) if wait else not self._writing.acquire(blocking=False):
             raise IndexLocked(f"{self.location} is being written already; wait until that is done")
         try:
+            self._check_open()
             yield
         finally:
             self._writing.release()
 
     def _acquire(self, name: str | None) -> EmbeddedVersion | None:
         with self._mutex:
+            self._check_open()
             name = name or self.serving()
             if name is None:
                 return None
@@ -205,7 +210,12 @@ class EmbeddedCatalog:
         return True
 
     # --- closing ------------------------------------------------------------------------------------------------------
+    def _check_open(self) -> None:
+        if self._closed:  # while a thread was waiting: opening it again would keep its lock for good
+            raise InvalidInput(f"{self.location} is closed; open it again with Index.open")
+
     def _take_lock(self) -> None:
+        self._check_open()
         if not self._locked:
             self.folder.lock()
             self._locked = True
@@ -221,6 +231,7 @@ class EmbeddedCatalog:
             self._handles -= 1
             if self._handles > 0:
                 return
+            self._closed = True
             _catalogs.pop(self.folder.path.resolve(), None)
             while self._open:
                 self._open.popitem()[1].close()
