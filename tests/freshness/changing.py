@@ -234,7 +234,7 @@ class Changing(History):
         report = self.run(lambda: self.index.sync(source, max_delete=1.0, budget=budget), Scope())
         self.known = self.whole = True
         left = {report.version: report.documents_left, **{one.version: one.documents_left for one in report.others}}
-        assert all(one.tokens_embedded <= budget for one in (report, *report.others))
+        assert sum(one.tokens_embedded for one in (report, *report.others)) <= budget
         for name in possible:
             if self.role(name) in ("serving", "standby") and not left[name]:
                 possible[name] = complete[name]
@@ -346,7 +346,9 @@ class Changing(History):
             return
         assert saved.place == (self.serving, contract)
         assert not moved, f"the plan was applied although these moved: {moved}"
-        self.known, self.whole, self.saved = True, scope.prune, None
+        self.saved = None
+        if not scope.only:
+            self.known, self.whole = True, scope.prune
         self.seen["plan applied"] += 1
         self.adopt(possible)
         self.check_embedded(before, kept, crashed=False)

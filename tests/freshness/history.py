@@ -385,7 +385,8 @@ class History(RuleBasedStateMachine):
             self.after_crash(maybe, scope)
             self.check_embedded(before, kept, crashed=True)
             return None
-        self.known, self.whole = True, scope.prune
+        if not scope.only:
+            self.known, self.whole = True, scope.prune
         if self.serving is None:
             possible = self.first_version(scope)
         self.adopt(possible)

@@ -61,7 +61,7 @@ class Histories(Changing):
         recipes = [(salt, tokens) for salt in SALTS for tokens in TOKENS]
         recipes.remove((held.salt, held.tokens))
         salt, tokens = (*recipes[which % 3],) if which < 12 else (held.salt, held.tokens)
-        if len(self.versions) > 3:
+        if len(self.versions) > 3 or not self.statuses():
             return None
         source = self.ordered(tokens)
         act = partial(
@@ -99,15 +99,19 @@ class Histories(Changing):
     def is_ready(self, name: str) -> bool:
         """Whether a version is whole and says what the serving one and the source say."""
         served, mine = self.versions[self.serving or ""].served, self.versions[name].served
+        if self.unfinished(name):
+            return False
         if "unchecked when empty" in UNMENDED and not self.statuses():
-            return not self.unfinished(name)
-        wanted = {id_: (entry.state if entry.readable else served.get(id_)) for id_, entry in self.docs.items()}
-        excused = {id_ for id_, entry in self.docs.items() if not entry.readable and "unreadable is lost" in UNMENDED}
-        return (
-            not self.unfinished(name)
-            and set(self.statuses(name)) <= set(self.docs)
-            and all(mine.get(id_) == wanted.get(id_) for id_ in self.everyone() if id_ not in excused)
-        )
+            return True
+        for id_, entry in self.docs.items():
+            if entry.readable and mine.get(id_) != entry.state:
+                return False
+            if not entry.readable and mine.get(id_) != served.get(id_):
+                older = id_ in mine and id_ in served
+                if not (older and "unreadable is older" in UNMENDED):
+                    return False
+        lost = set(served) - set(mine)
+        return set(self.statuses(name)) <= set(self.docs) and 2 * len(lost) <= len(served)
 
     @precondition(lambda self: self.serving is not None)
     @rule(which=st.integers(0, 2), changes=changes, fuse=st.one_of(st.none(), boundaries))
