@@ -380,7 +380,7 @@ class Changing(History):
             for id_ in stale:
                 new = self.goal(id_, before[id_], Scope())
                 possible[id_] = (
-                    [new] if k == EVERYTHING and passages(id_, before[id_], held.tokens) else [new, before[id_]]
+                    [new] if k == EVERYTHING and passages(id_, before[id_], held.tokens) else [before[id_], new]
                 )
             self.adopt({self.serving or "": possible})
         if k == EVERYTHING:

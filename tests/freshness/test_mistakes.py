@@ -114,9 +114,7 @@ def test_a_version_without_a_document_that_is_served_and_cannot_be_read_now_does
             index.promote("v2", sources={"": source})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what cannot be read is no change of a plan, and then its texts are not compared"
-)
+@pytest.mark.xfail(strict=True, reason="what cannot be read is no change of a plan; its text is not compared")
 def test_a_version_with_an_older_text_of_a_document_that_cannot_be_read_now_does_not_serve(tmp_path: Path) -> None:
     words = Words()
     entries = {"a": Entry(State("Some text."), 1)}

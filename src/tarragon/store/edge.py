@@ -7,6 +7,7 @@ complaint; BM25 over a text index cannot rescore a prefetch; ``HasIdCondition`` 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from uuid import UUID
 import numpy as np
 import qdrant_edge as q
 
+from tarragon.background import LOWEST
 from tarragon.errors import DiskFull, IndexLocked, StorageProblem
 from tarragon.filters import EXACT_INTEGERS, And, Exists, Filter, In, Not, Or, Range, Scalar
 from tarragon.protocols import DenseLeg, LegScores, LexicalLeg, SearchRequest, StoredChunk
@@ -226,7 +228,9 @@ def _engine_errors(path: Path) -> Iterator[None]:
 
 
 def optimize_shard(path: str) -> bool:
-    """Optimize a shard that nobody has open; True if there was work."""
+    """Optimize a shard that nobody has open, giving way to other processes; True if there was work."""
+    if hasattr(os, "nice"):
+        os.nice(LOWEST)
     with _engine_errors(Path(path)):
         shard = q.EdgeShard.load(path)
         worked = bool(shard.optimize())
