@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from tarragon import Index, IndexRecipe
 from tarragon.chunking import Chunker
 from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
 from tarragon.preparing import Writer
-from tarragon.protocols import Source
+from tarragon.protocols import Ledger, Source, Store
 from tarragon.session import Session, contract_of
 from tarragon.store.embedded import attach
 from tarragon.syncing import Sync
@@ -74,6 +75,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "profile": profile,
         "seconds": dict(timings.seconds),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A version whose calls are timed."""
+
+    store: Store
+    ledger: Ledger
 
 
 def _chunker(encoder: SentenceTransformerEncoder, recipe: IndexRecipe) -> Chunker:
@@ -121,8 +130,7 @@ def _profile(path: Path, source: Source, encoder: SentenceTransformerEncoder, re
         record = catalog.create(contract_of(recipe, encoder), serve=True)
         with session.reading() as version:
             writer = Writer(
-                watch(version.store, "storing"),
-                watch(version.ledger, "storing"),
+                Watched(watch(version.store, "storing"), watch(version.ledger, "storing")),
                 lambda: watch(encoder, "embedding"),
                 (recipe.chunking, record.contract.limit),
             )

@@ -35,18 +35,22 @@ def make_plan(
     draft.flush()
     counts = writer.ledger.counts()
     own = sum(record.state is not None and record.status != "deleting" for record in survey.known.values())
+    documents = len(survey)
+    deletions = tuple(_deletion(id_, survey.known[id_], writer) for id_ in survey.deletions)
+    blocked = _refusal(survey)
+    del survey  # the shard, opened now to count its chunks, takes as much memory again
     return replace(
         header,
-        documents=len(survey),
+        documents=documents,
         by_stat=draft.by_stat,
         hashed=draft.hashed,
         changes=tuple(draft.changes),
-        deletions=tuple(_deletion(id_, survey.known[id_], writer) for id_ in survey.deletions),
+        deletions=deletions,
         foreign=counts.documents - own if options.only is None else 0,
         orphans=0 if counts.unfinished else max(0, writer.store.count() - counts.chunks),
         embeddings=len(draft.fresh),
         tokens=sum(draft.fresh.values()),
-        blocked=_refusal(survey),
+        blocked=blocked,
     )
 
 
@@ -144,8 +148,16 @@ def _refusal(survey: Survey) -> str:
     return ""
 
 
+class NoVersion:
+    """A version that is not made yet."""
+
+    def __init__(self) -> None:
+        self.store = NoStore()
+        self.ledger = NoLedger()
+
+
 class NoStore:
-    """The store of a version that is not made yet."""
+    """Its store."""
 
     def vectors(self, ids: Sequence[UUID]) -> dict[UUID, FloatArray]:
         """None."""
@@ -157,7 +169,7 @@ class NoStore:
 
 
 class NoLedger:
-    """The ledger of a version that is not made yet."""
+    """Its ledger."""
 
     def documents(self, namespace: str | None = None) -> dict[str, DocumentRecord]:
         """None."""

@@ -17,6 +17,20 @@ from tarragon.survey import Job, SurveyOptions, format_of
 from tarragon.types import FloatArray
 
 
+class Parts(Protocol):
+    """What a sync needs of a version."""
+
+    @property
+    def store(self) -> Store:
+        """Its chunks."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """Its records."""
+        ...
+
+
 class VectorSource(Protocol):
     """Where vectors of the same space may be found, so that they need not be computed."""
 
@@ -31,19 +45,18 @@ class VectorSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoredVectors:
-    """The vectors of a version, by chunk hash."""
+    """The vectors of a version, by chunk hash. Its store is not touched before a vector is wanted."""
 
-    store: Store
-    ledger: Ledger
+    version: Parts
 
     def having(self, hashes: Sequence[bytes]) -> Collection[bytes]:
         """See `VectorSource`."""
-        return self.ledger.holders(hashes)
+        return self.version.ledger.holders(hashes)
 
     def vectors_of(self, hashes: Sequence[bytes]) -> Mapping[bytes, FloatArray]:
         """See `VectorSource`."""
-        holders = self.ledger.holders(hashes)
-        stored = self.store.vectors(list(holders.values()))
+        holders = self.version.ledger.holders(hashes)
+        stored = self.version.store.vectors(list(holders.values())) if holders else {}
         return {hash_: stored[id_] for hash_, id_ in holders.items() if id_ in stored}
 
 
@@ -51,8 +64,7 @@ class Writer:
     """What a sync writes with.
 
     Args:
-        store: Receives the chunks.
-        ledger: Knows what is there.
+        version: Receives the chunks, and knows what is there.
         load: Gives the encoder. Called only when there is something to chunk, since loading a model takes seconds.
         chunking: How to cut, and the most tokens in a chunk.
         donors: Where else vectors of this space may be, in the order in which they are asked.
@@ -64,8 +76,7 @@ class Writer:
 
     def __init__(
         self,
-        store: Store,
-        ledger: Ledger,
+        version: Parts,
         load: Callable[[], DenseEncoder],
         chunking: tuple[Chunking, int],
         *,
@@ -74,8 +85,7 @@ class Writer:
         before_write: Callable[[int], None] = lambda _: None,
         compute: Background | Foreground | None = None,
     ) -> None:
-        self.store = store
-        self.ledger = ledger
+        self._version = version
         self.donors = donors
         self.before_embedding = before_embedding
         self.before_write = before_write
@@ -86,7 +96,17 @@ class Writer:
     @property
     def vector_sources(self) -> list[VectorSource]:
         """Where to look for a vector before it is computed, in this order."""
-        return [StoredVectors(self.store, self.ledger), *self.donors]
+        return [StoredVectors(self._version), *self.donors]
+
+    @property
+    def store(self) -> Store:
+        """The version's."""
+        return self._version.store
+
+    @property
+    def ledger(self) -> Ledger:
+        """The version's."""
+        return self._version.ledger
 
     @cached_property
     def encoder(self) -> DenseEncoder:

@@ -275,8 +275,7 @@ class Session:
             self._just_made.discard(version.record.name)
 
         return Writer(
-            version.store,
-            version.ledger,
+            version,
             lambda: self.encoder_for(version),
             (contract.recipe.chunking, contract.limit),
             donors=donors,
@@ -325,7 +324,7 @@ class Session:
         ]
         with ExitStack() as stack:
             opened = [stack.enter_context(self.reading(name)) for name in names]
-            stored: list[VectorSource] = [StoredVectors(version.store, version.ledger) for version in opened]
+            stored: list[VectorSource] = [StoredVectors(version) for version in opened]
             label = self.cache.label(space)
             kept = label is not None and (like is None or same_canaries(label, like))
             yield [*stored, self.cache.of(space, label)] if label is not None and kept else stored

@@ -82,7 +82,7 @@ class Sync:
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._writer = writer
-        self._store, self._ledger = writer.store, writer.ledger
+        self._ledger = writer.ledger
         self._options = options
         self._budget = budget
         self._on_progress = on_progress
@@ -201,13 +201,13 @@ class Sync:
         self._writer.before_write(sum(chunk.vector.nbytes + 4 * len(chunk.payload["content"]) for chunk in add))
         self.touched.update(ids)
         self._ledger.intend(writes)
-        self._store.upsert(add)
-        self._store.flush()  # the ledger must never say more than what survives a power cut
+        self._writer.store.upsert(add)
+        self._writer.store.flush()  # the ledger must never say more than what survives a power cut
         self._ledger.switch(writes)
         if move or drop or any(document.job.was_interrupted for document in documents):
-            self._store.set_payload(move)
-            self._store.delete(drop)
-            self._store.flush()
+            self._writer.store.set_payload(move)
+            self._writer.store.delete(drop)
+            self._writer.store.flush()
             self._ledger.settle(ids)
 
     def _count(self, documents: Sequence[Prepared], computed: set[bytes]) -> None:
@@ -277,8 +277,8 @@ class Sync:
             chunks = [chunk.id for document_id in batch for chunk in self._ledger.chunks(document_id)]
             self.touched.update(batch)
             self._ledger.intend_deletion(batch)
-            self._store.delete(chunks)
-            self._store.flush()
+            self._writer.store.delete(chunks)
+            self._writer.store.flush()
             self._ledger.commit_deletion(batch)
             self._counts["documents_deleted"] += len(batch) - never
             self._counts["chunks_deleted"] += len(chunks)

@@ -18,7 +18,7 @@ from tarragon.errors import (
     TooManyDeletions,
 )
 from tarragon.planning import outdated
-from tarragon.plans import NoLedger, NoStore, make_plan
+from tarragon.plans import NoVersion, make_plan
 from tarragon.preparing import Writer
 from tarragon.protocols import FindableSource, OpenVersion, Source, SourceItem
 from tarragon.recipe import IndexRecipe
@@ -245,9 +245,8 @@ def plan_new(
     contract = contract_of(recipe, encoder)
     record = VersionRecord("", contract)
     with session.same_space(contract.fingerprint) as donors:
-        store: Any = NoStore()  # all that is asked of a store here
-        ledger: Any = NoLedger()
-        writer = Writer(store, ledger, lambda: encoder, (recipe.chunking, contract.limit), donors=donors)
+        nothing: Any = NoVersion()  # it answers all that is asked of a version here
+        writer = Writer(nothing, lambda: encoder, (recipe.chunking, contract.limit), donors=donors)
         options = session.options(contract, scope.namespace, only=_matcher(scope.only))
         header = _header(session, record, scope.namespace)
         found = make_plan(source, writer, options, header=header, explain=explain)

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -19,25 +19,43 @@ from tarragon.store.folder import FIRST_SHARD, IndexFolder
 from tarragon.store.ledger import SqliteLedger
 
 
-@dataclass(slots=True)
 class EmbeddedVersion:
-    """The data of a version, open.
+    """The data of a version.
+
+    The ledger is open; the shard is opened when it is first needed, which for an unchanged folder is never.
 
     Attributes:
         readers: How many are reading it now.
         replaced: Whether it closes when the last of them is done.
     """
 
-    record: VersionRecord
-    store: EdgeStore
-    ledger: SqliteLedger
-    readers: int = 0
-    replaced: bool = False
+    def __init__(self, record: VersionRecord, shard: Path, ledger: Path) -> None:
+        self.record = record
+        self.ledger = SqliteLedger(ledger)
+        self.readers = 0
+        self.replaced = False
+        self._shard = shard
+        self._store: EdgeStore | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def store(self) -> EdgeStore:
+        """Its chunks."""
+        with self._opening:
+            if self._store is None:
+                contract = self.record.contract
+                language = contract.recipe.language
+                self._store = EdgeStore(
+                    self._shard, space=contract.space, dimensions=contract.dimensions, language=language
+                )
+            return self._store
 
     def close(self) -> None:
         """Release its files."""
         self.ledger.close()
-        self.store.close()
+        with self._opening:
+            if self._store is not None:
+                self._store.close()
 
 
 class EmbeddedCatalog:
@@ -86,8 +104,8 @@ class EmbeddedCatalog:
                 raise IndexLocked(f"{self.location} was made by another process meanwhile; sync again")
             record = replace(self.folder.reserve(contract), promoted=serve)
             shard = self.folder.version_path(record.name) / FIRST_SHARD
-            ledger = SqliteLedger(self.folder.ledger_path(record.name))
-            self._open[record.name] = EmbeddedVersion(record, _edge_store(shard, contract), ledger)
+            version = self._open[record.name] = EmbeddedVersion(record, shard, self.folder.ledger_path(record.name))
+            version.store.flush()
             self.folder.add(record)  # last, so that a killed process leaves no version without data
             if serve:
                 self.folder.point_to(record.name)
@@ -171,7 +189,7 @@ class EmbeddedCatalog:
                 f"{missing[0]} is missing: the index is damaged. Restore it from a copy, or sync a new one",
                 path=missing[0],
             )
-        return EmbeddedVersion(record, _edge_store(shard, record.contract), SqliteLedger(ledger))
+        return EmbeddedVersion(record, shard, ledger)
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
     def require_room(self, needed: int) -> None:
@@ -201,8 +219,8 @@ class EmbeddedCatalog:
             if not _optimize_in_child(target):
                 shutil.rmtree(target)
                 return False
-            ledger = SqliteLedger(self.folder.ledger_path(name))
-            compacted = EmbeddedVersion(version.record, _edge_store(target, version.record.contract), ledger)
+            compacted = EmbeddedVersion(version.record, target, self.folder.ledger_path(name))
+            compacted.store.count()  # opened before it takes its place
             with self._mutex:
                 self.folder.use_shard(name, target)
                 self._replace(name, compacted)
@@ -238,10 +256,6 @@ class EmbeddedCatalog:
             if self._locked:
                 self.folder.unlock()
                 self._locked = False
-
-
-def _edge_store(path: Path, contract: Contract) -> EdgeStore:
-    return EdgeStore(path, space=contract.space, dimensions=contract.dimensions, language=contract.recipe.language)
 
 
 def _optimize_in_child(shard: Path) -> bool:
