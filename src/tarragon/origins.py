@@ -39,6 +39,15 @@ class Origins:
                 return None, False
         return self._sources.get(namespace, (None, False))
 
+    def namespaces(self, *ledgers: Ledger) -> list[str]:
+        """Of all documents in these ledgers, and of sources that had none."""
+        keys = {key for ledger in ledgers for key in ledger.notes()}
+        noted = {key.removeprefix("source ") for key in keys if key.startswith("source ")}
+            key.removeprefix("source ") for ledger in ledgers for key in ledger.notes() if key.startswith("source ")
+        }
+        held = {record.namespace for ledger in ledgers for record in ledger.documents().values()}
+        return sorted(noted | held | set(self._sources))
+
     def whole_source(self, ledger: Ledger, namespace: str) -> FindableSource | None:
         """The source of a namespace, if it has all of its documents and can be opened."""
         source, whole = self.source(ledger, namespace)

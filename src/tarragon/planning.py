@@ -101,11 +101,14 @@ def change_of(base: bytes | None, wanted: DocumentState) -> Change:
 
 def outdated(saved: Plan, now: Plan) -> list[str]:
     """Documents for which a saved plan no longer holds, by id: the index's or the source's side has moved."""
-    wanted = {change.document_id: (change.base, change.wanted) for change in saved.changes}
-    wanted |= {deletion.document_id: (deletion.base, "") for deletion in saved.deletions}
-    found = {change.document_id: (change.base, change.wanted) for change in now.changes}
-    found |= {deletion.document_id: (deletion.base, "") for deletion in now.deletions}
+    wanted, found = _ends(saved), _ends(now)
     return sorted(document_id for document_id, parts in wanted.items() if found.get(document_id) != parts)
+
+
+def _ends(plan: Plan) -> dict[str, tuple[str, str]]:
+    """By document: what the index has of it, and what it is to have; nothing is another end than unreadable."""
+    ends = {change.document_id: (change.base, change.wanted or change.change) for change in plan.changes}
+    return ends | {deletion.document_id: (deletion.base, "") for deletion in plan.deletions}
 
 
 def vanished(recorded: Collection[str], listed: Collection[str], hidden: Sequence[str]) -> list[str]:

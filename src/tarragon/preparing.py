@@ -11,7 +11,7 @@ from uuid import UUID
 from tarragon.background import Background, Foreground
 from tarragon.chunking import Chunker
 from tarragon.planning import ChunkDiff, WantedChunk, diff_chunks, wanted_chunks
-from tarragon.protocols import DenseEncoder, Ledger, Store
+from tarragon.protocols import ChunkRecord, DenseEncoder, Ledger, Store
 from tarragon.recipe import Chunking
 from tarragon.survey import Job, SurveyOptions, format_of
 from tarragon.types import FloatArray
@@ -122,20 +122,25 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A document ready to be written: its chunks, and what must be done about them."""
+    """A document ready to be written: its chunks, what must be done about them, and the hashes of those to delete."""
 
     job: Job
     wanted: Sequence[WantedChunk]
     diff: ChunkDiff
+    dropped: Mapping[UUID, bytes]
 
 
 def prepare(jobs: Sequence[Job], options: SurveyOptions, writer: Writer) -> list[Prepared]:
     """Chunk these documents and compare them with what is stored; writes nothing."""
     chunks = writer.chunker.chunk([(job.document, format_of(job.document, options)) for job in jobs])
-    wanted = [wanted_chunks(job.document, found) for job, found in zip(jobs, chunks, strict=True)]
-    return [
-        Prepared(job, want, diff_chunks(want, _stored(job, writer))) for job, want in zip(jobs, wanted, strict=True)
-    ]
+    return [_prepared(job, wanted_chunks(job.document, found), writer) for job, found in zip(jobs, chunks, strict=True)]
+
+
+def _prepared(job: Job, wanted: Sequence[WantedChunk], writer: Writer) -> Prepared:
+    rows, stored = _stored(job, writer)
+    diff = diff_chunks(wanted, stored)
+    hashes = {row.id: row.hash for row in rows}
+    return Prepared(job, wanted, diff, {id_: hashes[id_] for id_ in diff.drop})
 
 
 def find_vectors(hashes: Sequence[bytes], writer: Writer) -> dict[bytes, FloatArray]:
@@ -154,16 +159,16 @@ def has_vectors(hashes: Collection[bytes], writer: Writer) -> set[bytes]:
     return found
 
 
-def _stored(job: Job, writer: Writer) -> dict[UUID, bytes]:
-    """Chunks of the document that are stored: id → digest of the payload.
+def _stored(job: Job, writer: Writer) -> tuple[list[ChunkRecord], dict[UUID, bytes]]:
+    """Records of the document's chunks, and of those that are stored: id → digest of the payload.
 
     After an interruption the rows name chunks that may not be there, with payloads that may not be the recorded ones:
     then the store is asked, and every payload is written again.
     """
     if job.base is None or (job.is_new and not job.was_interrupted):
-        return {}
+        return [], {}
     rows = writer.ledger.chunks(job.document.id)
     if not job.was_interrupted:
-        return {row.id: row.payload for row in rows}
+        return rows, {row.id: row.payload for row in rows}
     present = writer.store.vectors([row.id for row in rows])
-    return {row.id: b"" for row in rows if row.id in present}
+    return rows, {row.id: b"" for row in rows if row.id in present}

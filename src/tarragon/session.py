@@ -101,6 +101,10 @@ class Session:
             )
         return self._wanted if self._wanted.model is not None else built
 
+    def forget_wanted(self) -> None:
+        """Take each version as it is from now on: the pointer has moved by this session's own hand."""
+        self._wanted = None
+
     def record(self, name: str) -> VersionRecord:
         """The record of a version. Raises `InvalidInput` if there is none of this name."""
         records = {record.name: record for record in self.catalog.versions()}
@@ -118,11 +122,10 @@ class Session:
 
     def create(self, recipe: IndexRecipe, encoder: DenseEncoder, *, serve: bool) -> VersionRecord:
         """A new version for this recipe and encoder, with its canaries."""
-        record = self.catalog.create(contract_of(recipe, encoder), serve=serve)
+        probes = canaries.pack(canaries.run(encoder))
+        record = self.catalog.create(contract_of(recipe, encoder), serve=serve, canaries=probes)
         self._mark_trusted(record, encoder)
         self._just_made.add(record.name)
-        record = replace(record, canaries=canaries.pack(canaries.run(encoder)))
-        self.catalog.update(record)
         return record
 
     # --- encoders -----------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from tarragon.protocols import (
     DocumentWrite,
     EncoderInput,
     Source,
+    Store,
     StoredChunk,
 )
 from tarragon.reports import Failure, Progress, SyncReport
@@ -41,6 +42,9 @@ from tarragon.types import Chunk, FloatArray
 
 WINDOW_CHARACTERS = 256 * 1024
 """Text in one window, at least one document: some 300 chunks, enough to sort by length and little to lose."""
+
+SPARE_VECTORS = 20_000
+"""Vectors of deleted passages that are kept until the end of a sync: 30 MB of 384 dimensions."""
 
 _BATCH = 500
 
@@ -83,6 +87,7 @@ class Sync:
     ) -> None:
         self._writer = writer
         self._ledger = writer.ledger
+        self._spare: _Vectors = {}
         self._options = options
         self._budget = budget
         self._on_progress = on_progress
@@ -126,6 +131,10 @@ class Sync:
             self._delete(survey.deletions)
         self._report_progress()
         return self._report(source)
+
+    @property
+    def _store(self) -> Store:
+        return self._writer.store
 
     @property
     def _is_over(self) -> bool:
@@ -175,7 +184,8 @@ class Sync:
             return
         prepared: Sequence[Prepared] = prepare(jobs, self._options, self._writer)
         distinct = {chunk.hash: chunk.chunk for document in prepared for chunk in document.diff.add}
-        found = find_vectors(list(distinct), self._writer)
+        spare = {hash_: self._spare[hash_] for hash_ in distinct if hash_ in self._spare}
+        found = spare | find_vectors([hash_ for hash_ in distinct if hash_ not in spare], self._writer)
         prepared = self._affordable(prepared, found)
         missing = {chunk.hash for document in prepared for chunk in document.diff.add}.difference(found)
         computed = self._embed({hash_: chunk for hash_, chunk in distinct.items() if hash_ in missing})
@@ -201,14 +211,22 @@ class Sync:
         self._writer.before_write(sum(chunk.vector.nbytes + 4 * len(chunk.payload["content"]) for chunk in add))
         self.touched.update(ids)
         self._ledger.intend(writes)
-        self._writer.store.upsert(add)
-        self._writer.store.flush()  # the ledger must never say more than what survives a power cut
+        self._store.upsert(add)
+        self._store.flush()  # the ledger must never say more than what survives a power cut
         self._ledger.switch(writes)
         if move or drop or any(document.job.was_interrupted for document in documents):
-            self._writer.store.set_payload(move)
-            self._writer.store.delete(drop)
-            self._writer.store.flush()
+            self._store.set_payload(move)
+            self._keep_vectors(documents)
+            self._store.delete(drop)
+            self._store.flush()
             self._ledger.settle(ids)
+
+    def _keep_vectors(self, documents: Sequence[Prepared]) -> None:
+        """Those about to be deleted, for a document further on that their text may have moved to."""
+        dropped = {id_: hash_ for document in documents for id_, hash_ in document.dropped.items()}
+        if dropped and len(self._spare) < SPARE_VECTORS:
+            vectors = self._store.vectors(list(dropped))
+            self._spare |= {dropped[id_]: vector for id_, vector in vectors.items()}
 
     def _count(self, documents: Sequence[Prepared], computed: set[bytes]) -> None:
         for document in documents:
@@ -277,8 +295,8 @@ class Sync:
             chunks = [chunk.id for document_id in batch for chunk in self._ledger.chunks(document_id)]
             self.touched.update(batch)
             self._ledger.intend_deletion(batch)
-            self._writer.store.delete(chunks)
-            self._writer.store.flush()
+            self._store.delete(chunks)
+            self._store.flush()
             self._ledger.commit_deletion(batch)
             self._counts["documents_deleted"] += len(batch) - never
             self._counts["chunks_deleted"] += len(chunks)

@@ -13,9 +13,10 @@ import numpy as np
 
 from tarragon import canaries
 from tarragon.identity import chunk_hash, payload_digest
-from tarragon.protocols import ChunkRecord, DocumentRecord, DocumentWrite, EncoderInput, OpenVersion
+from tarragon.protocols import ChunkRecord, DocumentRecord, DocumentWrite, EncoderInput, OpenVersion, StoredChunk
 from tarragon.reports import VerifyReport
 from tarragon.session import Session
+from tarragon.types import FloatArray
 from tarragon.updating import Callback, refresh
 
 PAGE = 500
@@ -30,15 +31,15 @@ class _Findings:
     payloads: dict[UUID, str] = field(default_factory=dict)
     texts: dict[UUID, str] = field(default_factory=dict)
     vectors: dict[UUID, str] = field(default_factory=dict)
+    mended: dict[UUID, FloatArray] = field(default_factory=dict)
     orphans: list[UUID] = field(default_factory=list)
     unfinished: set[str] = field(default_factory=set)
 
     @property
     def documents(self) -> set[str]:
-        """Documents with something wrong."""
-        return self.unfinished.union(
-            *(found.values() for found in (self.missing, self.payloads, self.texts, self.vectors))
-        )
+        """Documents that only their source can mend."""
+        wrong = (self.missing, self.payloads, self.texts)
+        return self.unfinished.union(*(found.values() for found in wrong))
 
 
 def verify(
@@ -51,7 +52,7 @@ def verify(
         rows = {id_: (document_id, row) for document_id in records for id_, row in _rows(version, document_id)}
         found = _compare(version, records, rows)
         checked = _check_vectors(session, version, rows, found, sample, seed) if deep else 0
-        if repair and (found.orphans or found.documents):
+        if repair and (found.orphans or found.documents or found.vectors):
             _clear(version, records, rows, found)
     unrepaired: tuple[str, ...] = ()
     if repair and found.documents:
@@ -73,7 +74,7 @@ def verify(
         wrong_texts=len(found.texts),
         wrong_vectors=len(found.vectors),
         unfinished=len(found.unfinished),
-        affected=tuple(sorted(found.documents)),
+        affected=tuple(sorted(found.documents.union(found.vectors.values()))),
         repaired=repair,
         unrepaired=unrepaired,
     )
@@ -122,7 +123,7 @@ def _check_vectors(
     good = sorted(set(whole).difference(found.missing, found.texts), key=lambda id_: id_.int)
     chosen = random.Random(seed).sample(good, min(sample, len(good)))  # noqa: S311 - a sample, not a secret
     encoder = session.trusted_encoder(version, again=True)
-    wrong: set[bytes] = set()
+    wrong: dict[bytes, FloatArray] = {}
     for page in _pages(chosen):
         payloads, vectors = version.store.payloads(page), version.store.vectors(page)
         now = encoder.encode_documents([EncoderInput(payloads[id_]["content"]) for id_ in page]).vectors
@@ -130,8 +131,9 @@ def _check_vectors(
             then = vectors[id_].astype(np.float64)
             cosine = float(then @ row / max(np.linalg.norm(then) * np.linalg.norm(row), 1e-30))
             if not cosine >= canaries.WARN:
-                wrong.add(rows[id_][1].hash)
+                wrong[rows[id_][1].hash] = row
     found.vectors = {id_: document_id for id_, (document_id, row) in rows.items() if row.hash in wrong}
+    found.mended = {id_: wrong[rows[id_][1].hash] for id_ in found.vectors}
     return len(chosen)
 
 
@@ -141,11 +143,15 @@ def _clear(
     rows: dict[UUID, tuple[str, ChunkRecord]],
     found: _Findings,
 ) -> None:
-    """Remove what is wrong, and mark its documents so that a sync writes them again."""
+    """Replace wrong vectors, remove what else is wrong, and mark its documents so that a sync writes them again."""
     documents = sorted(found.documents)
-    version.ledger.intend([DocumentWrite(records[document_id], ()) for document_id in documents])
-    for page in _pages([*found.orphans, *found.texts, *found.vectors]):
+    if documents:
+        version.ledger.intend([DocumentWrite(records[document_id], ()) for document_id in documents])
+    for page in _pages([*found.orphans, *found.texts]):
         version.store.delete(page)
+    for page in _pages(found.mended):
+        payloads = version.store.payloads(page)
+        version.store.upsert([StoredChunk(id_, found.mended[id_], payloads[id_]) for id_ in page if id_ in payloads])
     version.store.flush()
 
 

@@ -186,7 +186,7 @@ def require_ready(session: Session, name: str, given: Mapping[str, Source], max_
             raise NotReady(f"{name} has {stored} chunks more than its ledger says; verify it with repair first")
         sources = {
             namespace: given.get(namespace) or session.origins.whole_source(version.ledger, namespace)
-            for namespace in namespaces(serving.ledger)
+            for namespace in session.origins.namespaces(serving.ledger, version.ledger)
         }
         unknown = {namespace for namespace, source in sources.items() if source is None}
         if missing := _behind(serving, version, unknown):
@@ -198,8 +198,20 @@ def require_ready(session: Session, name: str, given: Mapping[str, Source], max_
             )
         for namespace, source in sources.items():
             if source is not None:
-                _require_empty_plan(session, version, namespace, source)
+                failed = _require_empty_plan(session, version, namespace, source)
+                _require_same_text(serving, version, failed)
         _require_no_loss(serving, version, max_delete)
+
+
+def _require_same_text(serving: OpenVersion, version: OpenVersion, failed: Collection[str]) -> None:
+    """Documents that cannot be read now must be served as they are: their last text, not an older one."""
+    now, then = _contents(serving, None), _contents(version, None)
+    if older := sorted(id_ for id_ in failed if id_ in then and id_ in now and then[id_] != now[id_]):
+        raise NotReady(
+            f"{version.record.name} has another text of {len(older)} documents that cannot be read now "
+            f"({', '.join(older[:5])}); mend the source and run the upgrade again",
+            documents=older,
+        )
 
 
 def _require_no_loss(serving: OpenVersion, version: OpenVersion, max_delete: float | None) -> None:
@@ -221,7 +233,8 @@ def _require_no_loss(serving: OpenVersion, version: OpenVersion, max_delete: flo
         )
 
 
-def _require_empty_plan(session: Session, version: OpenVersion, namespace: str, source: Source) -> None:
+def _require_empty_plan(session: Session, version: OpenVersion, namespace: str, source: Source) -> list[str]:
+    """The documents that cannot be read."""
     contract = version.record.contract
     header = Plan("", version.record.name, contract.model, contract.fingerprint, namespace)
     found = make_plan(
@@ -234,6 +247,7 @@ def _require_empty_plan(session: Session, version: OpenVersion, namespace: str, 
             "sync, or run the upgrade again",
             documents=changes,
         )
+    return [change.document_id for change in found.changes]
 
 
 def _behind(serving: OpenVersion, version: OpenVersion, among: Collection[str] | None = None) -> list[str]:
@@ -262,6 +276,7 @@ def promote(session: Session, name: str) -> None:
     former += [serving] if serving is not None else []
     session.catalog.update(replace(record, promoted=True, retired=False))
     session.catalog.point_to(name, former=former)
+    session.forget_wanted()
     _retire(session, former[:-KEPT])
 
 
@@ -278,9 +293,10 @@ def rollback(session: Session) -> tuple[str, int]:
     with session.reading(former[-1]) as then, session.reading(serving) as now:
         behind = len(_behind(now, then))
     record = session.record(former[-1])
-    session.catalog.point_to(record.name, former=former[:-1])
     if record.retired:
         session.catalog.update(replace(record, retired=False))
+    session.catalog.point_to(record.name, former=former[:-1])
+    session.forget_wanted()
     return record.name, behind
 
 

@@ -106,9 +106,8 @@ class Histories(Changing):
         for id_, entry in self.docs.items():
             if entry.readable and mine.get(id_) != entry.state:
                 return False
-            if not entry.readable and mine.get(id_) != served.get(id_):
-                older = id_ in mine and id_ in served
-                if not (older and "unreadable is older" in UNMENDED):
+            if not entry.readable and id_ in served and mine.get(id_) != served[id_]:
+                if id_ not in mine or "unreadable is older" not in UNMENDED:
                     return False
         lost = set(served) - set(mine)
         return set(self.statuses(name)) <= set(self.docs) and 2 * len(lost) <= len(served)

@@ -46,7 +46,6 @@ def test_a_version_that_was_killed_while_its_files_were_made_is_passed_over(
         assert list(roles(index).values()) == ["serving"]
 
 
-@pytest.mark.xfail(strict=True, reason="a handle that was opened with a recipe refuses what it has promoted itself")
 def test_a_handle_that_was_opened_with_a_recipe_can_use_the_version_that_it_promotes(tmp_path: Path) -> None:
     words = Words()
     with Index.open(tmp_path / "i", encoder=words, recipe=IndexRecipe(chunk_tokens=40)) as index:
@@ -56,7 +55,6 @@ def test_a_handle_that_was_opened_with_a_recipe_can_use_the_version_that_it_prom
         assert index.search("some text")[0].version == "v2"
 
 
-@pytest.mark.xfail(strict=True, reason="'failed' and 'deleted' are the same parts in a plan: base, and nothing wanted")
 def test_a_plan_that_keeps_an_unreadable_document_does_not_delete_it(tmp_path: Path) -> None:
     entries = {"a": Entry(State("Some text."), 1), "b": Entry(State("Another one."), 2)}
     source = Memory(entries, hints=False)
@@ -71,7 +69,6 @@ def test_a_plan_that_keeps_an_unreadable_document_does_not_delete_it(tmp_path: P
         assert {hit.document_id for hit in index.search("some text")} == {"a", "b"}
 
 
-@pytest.mark.xfail(strict=True, reason="rollback moves the pointer first and takes back `retired` after it")
 def test_a_version_that_a_killed_rollback_let_serve_is_kept_up_to_date_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,14 +82,14 @@ def test_a_version_that_a_killed_rollback_let_serve_is_kept_up_to_date_afterward
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(IndexFolder, "update", blow)
             index.rollback()
-        assert roles(index)["v1"] == "serving"
+        assert roles(index)["v2"] == "serving"
+        assert index.rollback()[0] == "v1"
         index.upgrade(IndexRecipe(chunk_tokens=18), encoder=words, sources=sources)
         index.promote("v4", sources=sources)
         index.sync([A, B])
         assert index.rollback() == ("v1", 0)
 
 
-@pytest.mark.xfail(strict=True, reason="only the namespaces of the serving version's documents are compared")
 def test_a_version_that_is_behind_its_source_does_not_serve_even_if_the_index_is_empty(tmp_path: Path) -> None:
     words = Words()
     with Index.open(tmp_path / "i", encoder=words) as index:
@@ -114,7 +111,6 @@ def test_a_version_without_a_document_that_is_served_and_cannot_be_read_now_does
             index.promote("v2", sources={"": source})
 
 
-@pytest.mark.xfail(strict=True, reason="what cannot be read is no change of a plan; its text is not compared")
 def test_a_version_with_an_older_text_of_a_document_that_cannot_be_read_now_does_not_serve(tmp_path: Path) -> None:
     words = Words()
     entries = {"a": Entry(State("Some text."), 1)}
@@ -129,7 +125,6 @@ def test_a_version_with_an_older_text_of_a_document_that_cannot_be_read_now_does
             index.promote("v2", sources={"": source})
 
 
-@pytest.mark.xfail(strict=True, reason="repair deletes the passage before it knows that its source can be read")
 def test_repairing_a_vector_keeps_the_passage_of_a_document_that_cannot_be_read(tmp_path: Path) -> None:
     words = Words()
     entries = {"a": Entry(State("Some text."), 1)}
@@ -147,7 +142,6 @@ def test_repairing_a_vector_keeps_the_passage_of_a_document_that_cannot_be_read(
         assert [hit.text for hit in index.search("some text")] == ["Some text."]
 
 
-@pytest.mark.xfail(strict=True, reason="the passage's old place is cleared with its window, before the new one is read")
 def test_text_that_moves_to_a_later_document_is_not_embedded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ class Catalog(Protocol):
         """Names of the versions that served before, the last one last; those that were dropped are left out."""
         ...
 
-    def create(self, contract: Contract, *, serve: bool) -> VersionRecord:
+    def create(self, contract: Contract, *, serve: bool, canaries: str = "") -> VersionRecord:
         """Make an empty version. With ``serve`` the pointer moves to it; only for the first one."""
         ...
 

@@ -96,13 +96,13 @@ class EmbeddedCatalog:
         """See `tarragon.protocols.Catalog`."""
         return self.folder.former()
 
-    def create(self, contract: Contract, *, serve: bool) -> VersionRecord:
+    def create(self, contract: Contract, *, serve: bool, canaries: str = "") -> VersionRecord:
         """See `tarragon.protocols.Catalog`."""
         with self._mutex:
             self._take_lock()
             if serve and self.serving() is not None:
                 raise IndexLocked(f"{self.location} was made by another process meanwhile; sync again")
-            record = replace(self.folder.reserve(contract), promoted=serve)
+            record = replace(self.folder.reserve(contract), promoted=serve, canaries=canaries)
             shard = self.folder.version_path(record.name) / FIRST_SHARD
             version = self._open[record.name] = EmbeddedVersion(record, shard, self.folder.ledger_path(record.name))
             version.store.flush()

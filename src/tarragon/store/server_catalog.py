@@ -94,7 +94,7 @@ class ServerCatalog:
         """See `tarragon.protocols.Catalog`."""
         return self._directory.former()
 
-    def create(self, contract: Contract, *, serve: bool) -> VersionRecord:
+    def create(self, contract: Contract, *, serve: bool, canaries: str = "") -> VersionRecord:
         """See `tarragon.protocols.Catalog`.
 
         The record comes last, so that half a version is never taken for one. What an interrupted call leaves is an
@@ -102,7 +102,7 @@ class ServerCatalog:
         """
         self._directory.make()
         name = self._directory.next_name()
-        record = VersionRecord(name, contract, created=time.time(), promoted=serve)
+        record = VersionRecord(name, contract, canaries, created=time.time(), promoted=serve)
         collection = self._directory.collection(name)
         create_collection(self._connection, collection, contract)
         create_ledger(self._connection, f"{collection}--ledger")
