@@ -43,8 +43,6 @@ class Origins:
         """Of all documents in these ledgers, and of sources that had none."""
         keys = {key for ledger in ledgers for key in ledger.notes()}
         noted = {key.removeprefix("source ") for key in keys if key.startswith("source ")}
-            key.removeprefix("source ") for ledger in ledgers for key in ledger.notes() if key.startswith("source ")
-        }
         held = {record.namespace for ledger in ledgers for record in ledger.documents().values()}
         return sorted(noted | held | set(self._sources))
 
