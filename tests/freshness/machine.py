@@ -106,9 +106,9 @@ class Histories(Changing):
         for id_, entry in self.docs.items():
             if entry.readable and mine.get(id_) != entry.state:
                 return False
-            if not entry.readable and id_ in served and mine.get(id_) != served[id_]:
-                if id_ not in mine or "unreadable is older" not in UNMENDED:
-                    return False
+            is_older = id_ in mine and "unreadable is older" in UNMENDED
+            if not entry.readable and id_ in served and mine.get(id_) != served[id_] and not is_older:
+                return False
         lost = set(served) - set(mine)
         return set(self.statuses(name)) <= set(self.docs) and 2 * len(lost) <= len(served)
 

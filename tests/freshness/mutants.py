@@ -125,7 +125,7 @@ MUTANTS = (
     Mutant("deletion without intent", Sync, "_delete", "self._ledger.intend_deletion(batch)", "pass"),
     Mutant(
         "vectors of other spaces are reused", Session, "same_space",
-        "if record.contract.fingerprint == space]", "]",
+        "if record.contract.fingerprint == space]", "]; like = None",
     ),
     Mutant("an outdated plan is applied", updating, "_planned", "if moved := outdated(saved, now):", "if moved := []:"),
     Mutant(

@@ -12,7 +12,7 @@ from tests.freshness.running import counted, histories
 
 def test_documents_in_memory_obey_the_laws_of_freshness() -> None:
     machine = counted(Histories)
-    histories(machine, 80, 30, shrink=True, fixed=True)
+    histories(machine, 120, 30, shrink=True, fixed=True)
     assert sum(machine.crashes.values()) > 50, "the fuses must blow"
     assert len(machine.crashes) > 15, "at many places"
     assert {"promoted", "rolled back", "plan applied", "plan outdated"} <= set(machine.seen)
