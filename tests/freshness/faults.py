@@ -34,11 +34,6 @@ PLACES = [
 ]
 Boundary: TypeAlias = "int | tuple[str, int]"
 
-UNMENDED = frozenset(
-    {"failed in a plan", "retired rollback", "unchecked when empty", "unreadable is older", "no canaries"}
-)
-"""Mistakes of Tarragon that are known and not mended yet (test_mistakes.py): histories keep away from them."""
-
 
 class Killed(BaseException):
     """The process ends here."""

@@ -65,7 +65,6 @@ REWRITING = [place for place in PLACES if re.search(r"after .*intend$|upsert|swi
 DELETING = [place for place in PLACES if re.search(r"deletion|EdgeStore.delete", place)]
 boundaries = st.one_of(st.integers(0, 30), st.tuples(st.sampled_from(PLACES), st.integers(0, 2)))
 
-TAKEN_ALIKE = {("unreadable", None), (None, "unreadable")}
 
 NUMBERS = itertools.count()
 

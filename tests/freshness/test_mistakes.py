@@ -1,6 +1,4 @@
-"""Mistakes that random histories have found, each as short as it gets. When one is mended, its mark goes, and its name
-leaves `tests.freshness.faults.UNMENDED`.
-"""
+"""Mistakes that random histories have found, each as short as it gets."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_a_sync_survives_a_server_that_loses_every_fifth_answer(
 
 
 def test_an_upgrade_and_its_rollback_on_a_server(stub: QdrantStub) -> None:
-    folder = {"folder": FIRST}
+    folder = {"": FIRST}
     with Index.open(f"{stub.url}/handbook", recipe=RECIPE, encoder=WordEncoder()) as index:
         index.sync(FIRST)
         before = answers(index)
