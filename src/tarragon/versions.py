@@ -196,11 +196,13 @@ def require_ready(session: Session, name: str, given: Mapping[str, Source], max_
                 "run the upgrade again",
                 documents=missing,
             )
+        unreadable: set[str] = set()
         for namespace, source in sources.items():
             if source is not None:
                 failed = _require_empty_plan(session, version, namespace, source)
                 _require_same_text(serving, version, failed)
-        _require_no_loss(serving, version, max_delete)
+                unreadable.update(failed)
+        _require_no_loss(serving, version, unreadable, max_delete)
 
 
 def _require_same_text(serving: OpenVersion, version: OpenVersion, failed: Collection[str]) -> None:
@@ -214,10 +216,12 @@ def _require_same_text(serving: OpenVersion, version: OpenVersion, failed: Colle
         )
 
 
-def _require_no_loss(serving: OpenVersion, version: OpenVersion, max_delete: float | None) -> None:
+def _require_no_loss(
+    serving: OpenVersion, version: OpenVersion, unreadable: Collection[str], max_delete: float | None
+) -> None:
     served, has = _contents(serving, None), version.ledger.documents()
     lost = sorted(id_ for id_ in served if id_ not in has or has[id_].state is None)
-    failed = [id_ for id_ in lost if id_ in has]
+    failed = [id_ for id_ in lost if id_ in has or id_ in unreadable]
     way_out = "Mend the source and run the upgrade again, or allow it with max_delete (--max-delete)"
     if failed and max_delete is None:
         raise NotReady(

@@ -10,6 +10,7 @@ from tarragon import Document, Index, IndexRecipe
 from tarragon.errors import NotReady, PlanOutdated
 from tarragon.store.edge import EdgeStore
 from tarragon.store.folder import IndexFolder
+from tarragon.store.ledger import SqliteLedger
 from tests.freshness.faults import Killed
 from tests.freshness.laws import State, Words
 from tests.freshness.model import Entry, Memory
@@ -149,3 +150,22 @@ def test_text_that_moves_to_a_later_document_is_not_embedded_again(
         index.sync([Document("a", "# Keys\n\nOne.\n\n# Doors\n\nTwo."), Document("b", "# Walls\n\nThree.")])
         report = index.sync([Document("a", "# Keys\n\nOne."), Document("b", "# Walls\n\nThree.\n\n# Doors\n\nTwo.")])
         assert report.chunks_embedded == 0
+
+
+def test_a_version_that_was_killed_before_a_document_that_cannot_be_read_now_does_not_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = Words()
+    entries = {name: Entry(State(f"Some text {name}."), 1) for name in "abc"}
+    source = Memory(entries, hints=False)
+    with Index.open(tmp_path / "i", encoder=words) as index:
+        index.sync(source)
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(SqliteLedger, "intend", blow)
+            index.upgrade(IndexRecipe(chunk_tokens=16), encoder=words, sources={"": source})
+        for name in "ab":
+            entries[name].state = State(f"Some newer text {name}.")
+        index.sync(source)
+        entries["c"].readable = False
+        with pytest.raises(NotReady):
+            index.promote("v2", sources={"": source})

@@ -201,8 +201,9 @@ def test_threads_share_it(cache: VectorCache, caplog: pytest.LogCaptureFixture) 
 
     def work(number: int) -> None:
         for step in range(20):
-            cache.keep(A, vectors(number * 100 + step), label="x")
-            kept(cache)
+            own = vectors(number * 100 + step)
+            cache.keep(A, own, label="x")
+            assert as_lists(dict(cache.of(A, "x").vectors_of(list(own)))) == as_lists(own)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
