@@ -23,7 +23,9 @@ TarragonError
 │   ├── DeviceUnavailable (RuntimeError)
 │   ├── EncoderDrift                  the same model under the same name makes other vectors than before
 │   ├── EncodingFailed (RuntimeError)
-│   └── AdapterRefused                no bridge between two spaces that is good enough
+│   ├── AdapterRefused                no bridge between two spaces that is good enough
+│   ├── ModelUnavailable (ConnectionError)  a model behind HTTP cannot be reached or refuses
+│   └── RerankingFailed (RuntimeError)      a reranker cannot score
 ├── StorageProblem                    the engine or the disk
 │   ├── DiskFull (OSError)
 │   └── ServerUnavailable (ConnectionError)
@@ -138,6 +140,14 @@ class EncodingFailed(ModelProblem, RuntimeError):
 
 class AdapterRefused(ModelProblem):
     """No linear map leads well enough from one model's vectors to another's: upgrade instead."""
+
+
+class ModelUnavailable(ModelProblem, ConnectionError):
+    """A model behind HTTP cannot be reached, is too busy, or refuses, also after several tries."""
+
+
+class RerankingFailed(ModelProblem, RuntimeError):
+    """A reranker gave no scores. The ranking before it still stands."""
 
 
 class StorageProblem(TarragonError):

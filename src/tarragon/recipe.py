@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tarragon.errors import InvalidRecipe
+
+if TYPE_CHECKING:
+    from tarragon.protocols import Reranker
 
 BUNDLED = "bundled"
 """Names the model of the extra ``tarragon[bundled]``: all-MiniLM-L6-v2."""
@@ -19,8 +22,10 @@ Language = Literal[
     "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian", "italian",
     "norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "turkish", "neutral",
 ]  # fmt: skip
-Mode = Literal["hybrid", "dense", "lexical"]
-Fusion = Literal["dbsf", "rrf"]
+Mode = Literal["hybrid", "dense", "lexical", "sparse"]
+Words = Literal["bm25", "sparse", "both"]
+Fusion = Literal["dbsf", "rrf", "convex", "calibrated"]
+OnFailure = Literal["degrade", "raise"]
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -41,6 +46,8 @@ class IndexRecipe:
         chunk_tokens: Most tokens in a chunk, headings included. Capped by what the model can take.
         language: Of the words: stemmer and stop words of the lexical leg. ``neutral`` has neither and knows every
             script, those without spaces too.
+        sparse_model: A learned sparse model, such as SPLADE, beside the dense one: see docs/models.md. None: none.
+        late_model: A late-interaction model, such as ColBERT, that scores the candidates again. None: none.
     """
 
     model: str | None = None
@@ -49,6 +56,8 @@ class IndexRecipe:
     chunking: Chunking = "structure"
     chunk_tokens: int = 256
     language: Language = "english"
+    sparse_model: str | None = None
+    late_model: str | None = None
 
     def __post_init__(self) -> None:
         _check_choice("chunking", self.chunking, get_args(Chunking))
@@ -71,24 +80,76 @@ class IndexRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class RerankStep:
+    """One reranker, and how many of the best it reads.
+
+    Attributes:
+        model: A name that `tarragon.rerankers.load_reranker` knows, or your own reranker.
+        depth: Passages that it scores. The rest stay behind them, in their order.
+    """
+
+    model: str | Reranker
+    depth: int = 50
+
+    def __post_init__(self) -> None:
+        if self.depth < 1:
+            raise InvalidRecipe(f"depth={self.depth} of a reranker must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
 class SearchRecipe:
     """How to search; can differ from query to query.
 
     Attributes:
-        mode: ``hybrid`` fuses both legs; ``dense`` and ``lexical`` use one.
+        mode: ``hybrid`` fuses all legs; ``dense``, ``lexical`` and ``sparse`` use one.
+        words: What the legs by words are in a hybrid search: ``bm25``, the learned ``sparse`` one instead of it, or
+            ``both``. By default both, where the index has a sparse model.
         depth: Candidates each leg contributes before fusion (at least ``k``). evals/README.md has what it does.
-        fusion: ``dbsf`` adds the legs' scores, each measured in standard deviations of that leg over all candidates;
-            ``rrf`` adds reciprocal ranks.
+        fusion: How the legs' scores become one ranking: see `tarragon.fusion`.
+        rrf_k: The constant of reciprocal rank fusion.
+        dense_weight: Share of the dense leg in ``convex`` and ``calibrated``, 0 to 1. None: the method's own.
+        min_score: Leave out what scores less in ``calibrated`` fusion: nothing relevant gives no hits. None: keep all.
+        first_pass: Search the prefix space first, where `Index.tune` made one. False: never.
+        late: Let the late-interaction space score the candidates again, where the index has one.
+        rerankers: Cross-encoders and the like, one after the other.
+        rerank_budget_ms: Time for all of them; what does not fit stays behind what was scored. None: no limit.
+        on_rerank_failure: ``degrade`` returns the ranking without the one that failed, and says so in the receipt.
         query_prompt: Replaces the model's own query prompt.
+        diversity: Between 0 (off) and 1: how much a hit that is like a better one loses (maximal marginal relevance).
+        per_document: Most hits of one document. None: any number.
     """
 
     mode: Mode = "hybrid"
+    words: Words | None = None
     depth: int = 100
     fusion: Fusion = "dbsf"
+    rrf_k: int = 60
+    dense_weight: float | None = None
+    min_score: float | None = None
+    first_pass: bool = True
+    late: bool = True
+    rerankers: tuple[RerankStep, ...] = ()
+    rerank_budget_ms: float | None = None
+    on_rerank_failure: OnFailure = "degrade"
     query_prompt: str | None = None
+    diversity: float = 0.0
+    per_document: int | None = None
 
     def __post_init__(self) -> None:
         _check_choice("mode", self.mode, get_args(Mode))
         _check_choice("fusion", self.fusion, get_args(Fusion))
-        if self.depth < 1:
-            raise InvalidRecipe(f"depth={self.depth} must be at least 1")
+        _check_choice("on_rerank_failure", self.on_rerank_failure, get_args(OnFailure))
+        if self.words is not None:
+            _check_choice("words", self.words, get_args(Words))
+        if self.min_score is not None and self.fusion != "calibrated":
+            raise InvalidRecipe(f"min_score={self.min_score} needs fusion='calibrated'; no other score means anything")
+        for name in ("depth", "rrf_k", "per_document"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidRecipe(f"{name}={value} must be at least 1")
+        for name in ("dense_weight", "diversity"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InvalidRecipe(f"{name}={value} must be between 0 and 1")
+        if self.rerank_budget_ms is not None and not self.rerank_budget_ms >= 0:
+            raise InvalidRecipe(f"rerank_budget_ms={self.rerank_budget_ms} must not be negative")

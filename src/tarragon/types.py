@@ -25,6 +25,19 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseVector:
+    """Weights of a few terms.
+
+    Attributes:
+        indices: Of the terms, ascending and distinct, shape ``(terms,)``.
+        values: Their weights, none of them 0, shape ``(terms,)``.
+    """
+
+    indices: IntArray
+    values: FloatArray
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """A source text with an id.

@@ -4,7 +4,16 @@ Encoders, stores and sources are written against these; nothing here imports a l
 """
 
 from tarragon.protocols.catalogs import Catalog, OpenVersion
-from tarragon.protocols.encoders import DenseEncoder, Embeddings, EncoderInput, Tokenizer
+from tarragon.protocols.encoders import (
+    DenseEncoder,
+    Embeddings,
+    EncoderInput,
+    LateEmbeddings,
+    LateEncoder,
+    SparseEmbeddings,
+    SparseEncoder,
+    Tokenizer,
+)
 from tarragon.protocols.ledgers import (
     ChunkRecord,
     DocumentRecord,
@@ -14,8 +23,23 @@ from tarragon.protocols.ledgers import (
     LedgerCounts,
     ServedChunk,
 )
+from tarragon.protocols.rerankers import Reranker, RerankScores
 from tarragon.protocols.sources import FindableSource, Source, SourceItem
-from tarragon.protocols.stores import DenseLeg, LegScores, LexicalLeg, Scores, SearchRequest, Store, StoredChunk
+from tarragon.protocols.stores import (
+    DenseLeg,
+    FirstPass,
+    LateStage,
+    LegScores,
+    LexicalLeg,
+    Scores,
+    SearchRequest,
+    SideKind,
+    SideSpace,
+    SideVector,
+    SparseLeg,
+    Store,
+    StoredChunk,
+)
 
 __all__ = [
     "Catalog",
@@ -28,16 +52,28 @@ __all__ = [
     "Embeddings",
     "EncoderInput",
     "FindableSource",
+    "FirstPass",
+    "LateEmbeddings",
+    "LateEncoder",
+    "LateStage",
     "Ledger",
     "LedgerCounts",
     "LegScores",
     "LexicalLeg",
     "OpenVersion",
+    "RerankScores",
+    "Reranker",
     "Scores",
     "SearchRequest",
     "ServedChunk",
+    "SideKind",
+    "SideSpace",
+    "SideVector",
     "Source",
     "SourceItem",
+    "SparseEmbeddings",
+    "SparseEncoder",
+    "SparseLeg",
     "Store",
     "StoredChunk",
     "Tokenizer",

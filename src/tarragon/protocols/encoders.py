@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tarragon.types import FloatArray, IntArray
+from tarragon.types import FloatArray, IntArray, SparseVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,4 +87,95 @@ class DenseEncoder(Protocol):
 
     def encode_queries(self, texts: Sequence[str], prompt: str | None = None) -> Embeddings:
         """One row per query. ``prompt`` replaces the model's own query prompt."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SparseEmbeddings:
+    """What a sparse encoder returns.
+
+    Attributes:
+        vectors: One per text, in the order of the texts.
+        tokens: As in `Embeddings`.
+        truncated: As in `Embeddings`.
+    """
+
+    vectors: Sequence[SparseVector]
+    tokens: int
+    truncated: int
+
+
+class SparseEncoder(Protocol):
+    """Text → weights of few terms out of many, such as SPLADE. Two texts are compared by the dot product."""
+
+    @property
+    def name(self) -> str:
+        """For people; no part of the identity."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it really runs."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Everything that changes a document's vector, and nothing else: see `tarragon.identity.fingerprint`."""
+        ...
+
+    def encode_documents(self, texts: Sequence[str]) -> SparseEmbeddings:
+        """One vector per text; a value may be NaN if the model gave NaN: the caller decides."""
+        ...
+
+    def encode_queries(self, texts: Sequence[str]) -> SparseEmbeddings:
+        """One vector per query."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LateEmbeddings:
+    """What a late-interaction encoder returns.
+
+    Attributes:
+        vectors: One array per text, in the order of the texts, of shape ``(its tokens, dimensions)``, float32.
+        tokens: As in `Embeddings`.
+        truncated: As in `Embeddings`.
+    """
+
+    vectors: Sequence[FloatArray]
+    tokens: int
+    truncated: int
+
+
+class LateEncoder(Protocol):
+    """Text → one vector a token, such as ColBERT. Two texts are compared by MaxSim: Σ over the query's tokens of the
+    largest dot product with any of the document's.
+    """  # noqa: D205
+
+    @property
+    def name(self) -> str:
+        """For people; no part of the identity."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it really runs."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Length of each vector."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Everything that changes a document's vectors, and nothing else: see `tarragon.identity.fingerprint`."""
+        ...
+
+    def encode_documents(self, texts: Sequence[str]) -> LateEmbeddings:
+        """One array per text, of at least one row."""
+        ...
+
+    def encode_queries(self, texts: Sequence[str]) -> LateEmbeddings:
+        """One array per query, of at least one row."""
         ...

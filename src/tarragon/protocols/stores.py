@@ -3,29 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 from tarragon.filters import Filter
-from tarragon.types import FloatArray
+from tarragon.types import FloatArray, SparseVector
+
+SideVector: TypeAlias = FloatArray | SparseVector
+"""A vector beside the dense one: of shape ``(dimensions,)``, ``(tokens, dimensions)``, or sparse."""
+
+SideKind: TypeAlias = Literal["prefix", "sparse", "late"]
+"""A short form of the dense vector for a first pass; weights of terms; one vector a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class SideSpace:
+    """A space beside the dense one, as a store keeps it.
+
+    Attributes:
+        name: Of the vectors in the store.
+        kind: Of the vectors.
+        dimensions: Their length; 0 for sparse ones.
+    """
+
+    name: str
+    kind: SideKind
+    dimensions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StoredChunk:
-    """A chunk as the store keeps it: its id, its vector and all that a hit needs."""
+    """A chunk as the store keeps it: its id, its vectors and all that a hit needs.
+
+    Attributes:
+        id: Of the chunk.
+        vector: In the dense space.
+        payload: What a hit needs.
+        sides: By the name of the space, vectors beside the dense one.
+    """
 
     id: UUID
     vector: FloatArray
     payload: Mapping[str, Any]
+    sides: Mapping[str, SideVector] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FirstPass:
+    """A cheap search of a prefix space; the full vectors score its ``limit`` best again."""
+
+    space: str
+    vector: FloatArray
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
 class DenseLeg:
-    """Search by vector: the ``limit`` nearest."""
+    """Search by vector: the ``limit`` nearest, of all or of what a first pass finds."""
 
     vector: FloatArray
     limit: int
+    first: FirstPass | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SparseLeg:
+    """Search by weighted terms: the ``limit`` best by dot product."""
+
+    space: str
+    vector: SparseVector
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class LateStage:
+    """Score every candidate of the legs by MaxSim as well; ``vectors`` has shape ``(tokens, dimensions)``."""
+
+    space: str
+    vectors: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +99,8 @@ class SearchRequest:
     dense: DenseLeg | None = None
     lexical: LexicalLeg | None = None
     filter: Filter | None = None
+    sparse: SparseLeg | None = None
+    late: LateStage | None = None
 
 
 Scores = Mapping[UUID, float]
@@ -53,16 +111,20 @@ class LegScores:
     """What the legs found.
 
     Attributes:
-        dense: With both legs, the score of every candidate of either; with one, of its own hits. None without the leg.
+        dense: With other legs, the score of every candidate of any leg; alone, of its own hits. None without the leg.
         lexical: Of every candidate that the lexical leg found; all others have 0. None without the leg.
+        sparse: As dense.
+        late: Of every candidate. None without the stage.
     """
 
     dense: Scores | None
     lexical: Scores | None
+    sparse: Scores | None = None
+    late: Scores | None = None
 
 
 class Store(Protocol):
-    """The chunks of one version, in one space."""
+    """The chunks of one version, in one dense space and any number of spaces beside it."""
 
     def upsert(self, chunks: Sequence[StoredChunk]) -> None:
         """Insert or replace. Durable against a killed process when it returns."""
@@ -78,6 +140,30 @@ class Store(Protocol):
 
     def vectors(self, ids: Sequence[UUID]) -> dict[UUID, FloatArray]:
         """Vectors of those that exist, each of shape ``(dimensions,)``."""
+        ...
+
+    def add_space(self, space: SideSpace) -> None:
+        """Make room for another vector a chunk. A space of that name that exists is left as it is."""
+        ...
+
+    def drop_space(self, name: str) -> None:
+        """Remove a space with its vectors. An unknown name is ignored."""
+        ...
+
+    def spaces(self) -> set[str]:
+        """Names of the spaces beside the dense one."""
+        ...
+
+    def set_sides(self, space: SideSpace, vectors: Mapping[UUID, SideVector]) -> None:
+        """Give existing chunks a vector in this space; those that do not exist are ignored."""
+        ...
+
+    def sides(self, space: SideSpace, ids: Sequence[UUID]) -> dict[UUID, SideVector]:
+        """Vectors in this space of those chunks that exist and have one."""
+        ...
+
+    def without(self, space: SideSpace) -> Iterator[UUID]:
+        """Chunks that have no vector in this space."""
         ...
 
     def payloads(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
