@@ -194,3 +194,7 @@ class NoLedger:
     def notes(self) -> dict[str, str]:
         """None."""
         return {}
+
+    def attachment(self, key: str) -> str | None:
+        """None."""
+        return None

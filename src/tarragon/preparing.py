@@ -13,6 +13,7 @@ from tarragon.chunking import Chunker
 from tarragon.planning import ChunkDiff, WantedChunk, diff_chunks, wanted_chunks
 from tarragon.protocols import ChunkRecord, DenseEncoder, Ledger, Store
 from tarragon.recipe import Chunking
+from tarragon.sides import SideMaker
 from tarragon.survey import Job, SurveyOptions, format_of
 from tarragon.types import FloatArray
 
@@ -71,6 +72,7 @@ class Writer:
         before_embedding: Called once a sync, before the first text is embedded; raises if the model is not to be
             trusted.
         compute: Runs what takes long: in a thread that gives way, or at once.
+        sides: What makes the vectors beside the dense one.
         before_write: Called with the bytes about to be written, before each window; may raise `DiskFull`.
     """
 
@@ -84,9 +86,11 @@ class Writer:
         before_embedding: Callable[[], None] = lambda: None,
         before_write: Callable[[int], None] = lambda _: None,
         compute: Background | Foreground | None = None,
+        sides: Sequence[SideMaker] = (),
     ) -> None:
         self._version = version
         self.donors = donors
+        self.sides = sides
         self.before_embedding = before_embedding
         self.before_write = before_write
         self.compute = compute or Foreground()

@@ -25,6 +25,7 @@ Language = Literal[
 Mode = Literal["hybrid", "dense", "lexical", "sparse"]
 Words = Literal["bm25", "sparse", "both"]
 Fusion = Literal["dbsf", "rrf", "convex", "calibrated"]
+Datatype = Literal["float32", "float16", "int8"]
 OnFailure = Literal["degrade", "raise"]
 
 
@@ -48,6 +49,7 @@ class IndexRecipe:
             script, those without spaces too.
         sparse_model: A learned sparse model, such as SPLADE, beside the dense one: see docs/models.md. None: none.
         late_model: A late-interaction model, such as ColBERT, that scores the candidates again. None: none.
+        late_datatype: How its vectors are kept: ``int8`` takes a quarter of ``float32``.
     """
 
     model: str | None = None
@@ -58,10 +60,12 @@ class IndexRecipe:
     language: Language = "english"
     sparse_model: str | None = None
     late_model: str | None = None
+    late_datatype: Datatype = "float32"
 
     def __post_init__(self) -> None:
         _check_choice("chunking", self.chunking, get_args(Chunking))
         _check_choice("language", self.language, get_args(Language))
+        _check_choice("late_datatype", self.late_datatype, get_args(Datatype))
         if self.chunk_tokens < 16:
             raise InvalidRecipe(f"chunk_tokens={self.chunk_tokens} is below 16, too little for a sentence")
         if self.dimensions is not None and self.dimensions < 1:

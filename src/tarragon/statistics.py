@@ -55,10 +55,6 @@ class SpaceStatistics:
         variance = float(self.variances @ (along * along)) + self.rest * beyond
         return Spread(float(self.mean @ query), float(np.sqrt(max(variance, 0.0))))
 
-    def rotated(self, vectors: FloatArray, dimensions: int) -> FloatArray:
-        """The first numbers of vectors, shape ``(n, any)``, along the principal axes: shape ``(n, dimensions)``."""
-        return np.ascontiguousarray(vectors @ self.axes[:dimensions].T, dtype=np.float32)
-
     def pack(self) -> str:
         """As text; `unpack` reads it back exactly."""
         header = np.array([self.count, len(self.mean), len(self.axes)], dtype="<i8").tobytes()

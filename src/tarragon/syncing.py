@@ -32,11 +32,13 @@ from tarragon.protocols import (
     DocumentRecord,
     DocumentWrite,
     EncoderInput,
+    SideVector,
     Source,
     Store,
     StoredChunk,
 )
 from tarragon.reports import Failure, Progress, SyncReport
+from tarragon.sides import Sides, size_of, stored_sides
 from tarragon.survey import Failed, Job, Outcome, Survey, SurveyOptions
 from tarragon.types import Chunk, FloatArray
 
@@ -45,6 +47,9 @@ WINDOW_CHARACTERS = 256 * 1024
 
 SPARE_VECTORS = 20_000
 """Vectors of deleted passages that are kept until the end of a sync: 30 MB of 384 dimensions."""
+
+SPARE_BYTES = 64 << 20
+"""The same for the vectors of other models; late ones take some 90 kB a passage."""
 
 _BATCH = 500
 
@@ -88,6 +93,8 @@ class Sync:
         self._writer = writer
         self._ledger = writer.ledger
         self._spare: _Vectors = {}
+        self._spare_sides: Sides = {maker.space.name: {} for maker in writer.sides if not maker.is_derived}
+        self._has_spaces = False
         self._options = options
         self._budget = budget
         self._on_progress = on_progress
@@ -190,25 +197,31 @@ class Sync:
         missing = {chunk.hash for document in prepared for chunk in document.diff.add}.difference(found)
         computed = self._embed({hash_: chunk for hash_, chunk in distinct.items() if hash_ in missing})
         vectors = {**found, **computed}
+        sides = self._sides(prepared, vectors)
+        made_by_space: list[Mapping[bytes, Any]] = [vectors, *sides.values()]
         whole = []
         for document in prepared:
-            if all(chunk.hash in vectors for chunk in document.diff.add):
+            if all(chunk.hash in made for chunk in document.diff.add for made in made_by_space):
                 whole.append(document)
             else:
                 reason = "the model gave NaN, infinity or nothing for a passage of it"
                 self._fail(Failed(document.job.document.id, reason, document.job.base))
-        self._store_window(whole, vectors)
+        self._store_window(whole, vectors, sides)
         self._count(whole, set(computed))
 
-    def _store_window(self, documents: Sequence[Prepared], vectors: Mapping[bytes, FloatArray]) -> None:
+    def _store_window(self, documents: Sequence[Prepared], vectors: Mapping[bytes, FloatArray], sides: Sides) -> None:
         if not documents:
             return
-        add = [_stored_chunk(chunk, vectors[chunk.hash]) for document in documents for chunk in document.diff.add]
+        add = [
+            _stored_chunk(chunk, vectors[chunk.hash], {name: made[chunk.hash] for name, made in sides.items()})
+            for document in documents
+            for chunk in document.diff.add
+        ]
         move = {chunk.id: chunk.payload for document in documents for chunk in document.diff.move}
         drop = [id_ for document in documents for id_ in document.diff.drop]
         writes = [_write_of(document) for document in documents]
         ids = [document.job.document.id for document in documents]
-        self._writer.before_write(sum(chunk.vector.nbytes + 4 * len(chunk.payload["content"]) for chunk in add))
+        self._writer.before_write(sum(map(_size, add)))
         self.touched.update(ids)
         self._ledger.intend(writes)
         self._store.upsert(add)
@@ -227,6 +240,11 @@ class Sync:
         if dropped and len(self._spare) < SPARE_VECTORS:
             vectors = self._store.vectors(list(dropped))
             self._spare |= {dropped[id_]: vector for id_, vector in vectors.items()}
+            kept = sum(size_of(vector) for space in self._spare_sides.values() for vector in space.values())
+            if kept < SPARE_BYTES:
+                holders = {hash_: id_ for id_, hash_ in dropped.items()}
+                for name, found in stored_sides(self._store, self._writer.sides, holders).items():
+                    self._spare_sides[name] |= found
 
     def _count(self, documents: Sequence[Prepared], computed: set[bytes]) -> None:
         for document in documents:
@@ -253,6 +271,27 @@ class Sync:
         return taken
 
     # --- vectors ------------------------------------------------------------------------------------------------------
+    def _sides(self, documents: Sequence[Prepared], dense: Mapping[bytes, FloatArray]) -> Sides:
+        """The vectors beside the dense ones of every chunk to be added: stored ones where there are, else made."""
+        makers = self._writer.sides
+        texts = {chunk.hash: chunk.chunk.embed_text for document in documents for chunk in document.diff.add}
+        texts = {hash_: text for hash_, text in texts.items() if hash_ in dense}
+        if not makers or not texts:
+            return {maker.space.name: {} for maker in makers}
+        if not self._has_spaces:
+            for maker in makers:
+                self._store.add_space(maker.space)
+            self._has_spaces = True
+        stored = stored_sides(self._store, makers, self._ledger.holders(list(texts)))
+        sides: Sides = {}
+        for maker in makers:
+            name = maker.space.name
+            spare = self._spare_sides.get(name, {})
+            known = stored.get(name, {}) | {hash_: spare[hash_] for hash_ in texts if hash_ in spare}
+            rest = {hash_: text for hash_, text in texts.items() if hash_ not in known}
+            sides[name] = known | self._writer.compute(partial(maker.make, rest, dense))
+        return sides
+
     def _embed(self, chunks: Mapping[bytes, Chunk]) -> _Vectors:
         """The model's vectors by chunk hash; without those that are not finite."""
         if not chunks:
@@ -326,8 +365,12 @@ def _write_of(document: Prepared) -> DocumentWrite:
     return DocumentWrite(document.job.record, tuple(rows), {chunk.id: chunk.payload for chunk in document.diff.move})
 
 
-def _stored_chunk(chunk: WantedChunk, vector: FloatArray) -> StoredChunk:
-    return StoredChunk(chunk.id, vector, {"content": chunk.chunk.embed_text, **chunk.payload})
+def _stored_chunk(chunk: WantedChunk, vector: FloatArray, sides: Mapping[str, SideVector]) -> StoredChunk:
+    return StoredChunk(chunk.id, vector, {"content": chunk.chunk.embed_text, **chunk.payload}, sides)
+
+
+def _size(chunk: StoredChunk) -> int:
+    return chunk.vector.nbytes + sum(map(size_of, chunk.sides.values())) + 4 * len(chunk.payload["content"])
 
 
 def _batches(values: Sequence[str]) -> Iterator[list[str]]:

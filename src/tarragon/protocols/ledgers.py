@@ -171,6 +171,14 @@ class Ledger(Protocol):
         """All that `note` kept."""
         ...
 
+    def attach(self, key: str, text: str | None) -> None:
+        """Keep a large text, which `notes` does not bring along; None removes it."""
+        ...
+
+    def attachment(self, key: str) -> str | None:
+        """What `attach` kept."""
+        ...
+
     def close(self) -> None:
         """Release the file or connection."""
         ...

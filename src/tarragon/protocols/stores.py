@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from uuid import UUID
 
 from tarragon.filters import Filter
+from tarragon.recipe import Datatype
 from tarragon.types import FloatArray, SparseVector
 
 SideVector: TypeAlias = FloatArray | SparseVector
@@ -25,11 +26,13 @@ class SideSpace:
         name: Of the vectors in the store.
         kind: Of the vectors.
         dimensions: Their length; 0 for sparse ones.
+        datatype: How their numbers are kept; not for sparse ones.
     """
 
     name: str
     kind: SideKind
     dimensions: int = 0
+    datatype: Datatype = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +151,6 @@ class Store(Protocol):
 
     def drop_space(self, name: str) -> None:
         """Remove a space with its vectors. An unknown name is ignored."""
-        ...
-
-    def spaces(self) -> set[str]:
-        """Names of the spaces beside the dense one."""
         ...
 
     def set_sides(self, space: SideSpace, vectors: Mapping[UUID, SideVector]) -> None:

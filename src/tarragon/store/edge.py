@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -22,9 +22,16 @@ import qdrant_edge as q
 from tarragon.background import LOWEST
 from tarragon.errors import DiskFull, IndexLocked, StorageProblem
 from tarragon.filters import EXACT_INTEGERS, And, Exists, Filter, In, Not, Or, Range, Scalar
-from tarragon.protocols import DenseLeg, LegScores, LexicalLeg, SearchRequest, StoredChunk
+from tarragon.protocols import (
+    DenseLeg,
+    LegScores,
+    SearchRequest,
+    SideSpace,
+    SideVector,
+    StoredChunk,
+)
 from tarragon.recipe import Language
-from tarragon.types import FloatArray
+from tarragon.types import FloatArray, SparseVector
 
 TEXT = "content"
 """Payload key of the text that BM25 searches."""
@@ -33,11 +40,16 @@ HNSW = q.HnswIndexConfig(m=16, ef_construct=100, full_scan_threshold=10_000)
 """The engine's own defaults. `optimize` builds the graph once a segment holds over 10 MB of vectors (6,600 of 384
 dimensions); below, a scan is as fast (benchmarks/README.md)."""
 
+DATATYPES = {"float32": "Float32", "float16": "Float16", "int8": "Turbo8"}
+"""How the numbers of a vector are kept. The engine's own 8 bits are TurboQuant's: they need no range of values."""
+
 _PAGE = 1_000
 
 _WRITE = 32
 """Chunks written in one call: searches of other threads wait for some 10 ms instead of 180 ms with 500, at the same
 speed."""
+
+T = TypeVar("T")
 
 
 class EdgeStore:
@@ -70,9 +82,11 @@ class EdgeStore:
     # --- writing ------------------------------------------------------------------------------------------------------
     def upsert(self, chunks: Sequence[StoredChunk]) -> None:
         """See `tarragon.protocols.Store`."""
-        points = [q.Point(chunk.id, {self._space: chunk.vector}, dict(chunk.payload)) for chunk in chunks]
-        slices = (points[start : start + _WRITE] for start in range(0, len(points), _WRITE))
-        self._update(q.UpdateOperation.upsert_points(part) for part in slices)
+        points = [q.Point(chunk.id, self._vectors(chunk), dict(chunk.payload)) for chunk in chunks]
+        self._update(q.UpdateOperation.upsert_points(part) for part in _slices(points))
+
+    def _vectors(self, chunk: StoredChunk) -> dict[str, Any]:
+        return {self._space: chunk.vector} | {name: _native(vector) for name, vector in chunk.sides.items()}
 
     def set_payload(self, payloads: Mapping[UUID, Mapping[str, Any]]) -> None:
         """See `tarragon.protocols.Store`."""
@@ -81,6 +95,31 @@ class EdgeStore:
     def delete(self, ids: Sequence[UUID]) -> None:
         """See `tarragon.protocols.Store`."""
         self._update(q.UpdateOperation.delete_points(list(ids)) for _ in ids[:1])
+
+    def add_space(self, space: SideSpace) -> None:
+        """See `tarragon.protocols.Store`."""
+        operation = q.UpdateOperation
+        if space.kind == "sparse":
+            self._update(iter([operation.create_sparse_vector(space.name)]))
+            return
+        several = q.MultiVectorConfig(q.MultiVectorComparator.MaxSim) if space.kind == "late" else None
+        datatype = getattr(q.VectorStorageDatatype, DATATYPES[space.datatype])
+        dense = operation.create_dense_vector(space.name, space.dimensions, q.Distance.Dot, several, datatype)
+        self._update(iter([dense]))
+
+    def drop_space(self, name: str) -> None:
+        """See `tarragon.protocols.Store`."""
+        self._update(iter([q.UpdateOperation.delete_vector_name(name)]))
+
+    def set_sides(self, space: SideSpace, vectors: Mapping[UUID, SideVector]) -> None:
+        """See `tarragon.protocols.Store`."""
+        known = self._ids_of(list(vectors))  # the engine refuses a whole call that names an unknown id
+        points = [q.PointVectors(id_, {space.name: _native(vectors[id_])}) for id_ in vectors if id_ in known]
+        self._update(q.UpdateOperation.update_vectors(part) for part in _slices(points))
+
+    def _ids_of(self, ids: Sequence[UUID]) -> set[UUID]:
+        with _engine_errors(self._path):
+            return {record.id for record in self._shard.retrieve(list(ids), False, False)}
 
     def _update(self, operations: Iterator[Any]) -> None:
         with _engine_errors(self._path):
@@ -94,6 +133,17 @@ class EdgeStore:
             records = self._shard.retrieve(list(ids), False, [self._space])
         return {record.id: np.asarray(record.vector[self._space], dtype=np.float32) for record in records}
 
+    def sides(self, space: SideSpace, ids: Sequence[UUID]) -> dict[UUID, SideVector]:
+        """See `tarragon.protocols.Store`."""
+        with _engine_errors(self._path):
+            records = self._shard.retrieve(list(ids), False, [space.name])
+        found = {record.id: record.vector[space.name] for record in records if space.name in (record.vector or {})}
+        return {id_: _ours(vector) for id_, vector in found.items()}
+
+    def without(self, space: SideSpace) -> Iterator[UUID]:
+        """See `tarragon.protocols.Store`."""
+        return self._scroll(q.Filter(must_not=[q.HasVectorCondition(space.name)]))
+
     def payloads(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
         """See `tarragon.protocols.Store`."""
         with _engine_errors(self._path):
@@ -101,10 +151,15 @@ class EdgeStore:
 
     def ids(self) -> Iterator[UUID]:
         """See `tarragon.protocols.Store`."""
+        return self._scroll(None)
+
+    def _scroll(self, filter_: Any) -> Iterator[UUID]:
         offset = None
         while True:
             with _engine_errors(self._path):
-                request = q.ScrollRequest(offset=offset, limit=_PAGE, with_payload=False, with_vector=False)
+                request = q.ScrollRequest(
+                    offset=offset, limit=_PAGE, filter=filter_, with_payload=False, with_vector=False
+                )
                 records, offset = self._shard.scroll(request)
             yield from (record.id for record in records)
             if offset is None:
@@ -118,31 +173,16 @@ class EdgeStore:
     def search(self, request: SearchRequest) -> LegScores:
         """See `tarragon.protocols.Store`.
 
-        With both legs the dense query is nested: it rescores the union of both legs' candidates, so that each of them
-        has a dense score. Both queries go to the engine as one batch.
+        The legs are prefetches of one another's queries: each space scores the union of all legs' candidates, as far as
+        the engine can (BM25 over a text index scores only what it finds). All queries go to the engine as one batch.
         """
-        filter_ = compile_filter(request.filter) if request.filter is not None else None
-        queries = []
-        if request.dense is not None:
-            queries.append(self._dense_query(request.dense, request.lexical, filter_))
-        if request.lexical is not None:
-            lexical = q.TextQuery(TEXT, request.lexical.text)
-            queries.append(q.QueryRequest(limit=request.lexical.limit, query=lexical, filter=filter_))
+        queries = dict(_queries(request, self._space))
         with _engine_errors(self._path):
-            answers = self._shard.query_batch(q.QueryBatchRequest(queries))
-        scores = [{point.id: point.score for point in points} for points in answers]
-        dense = scores.pop(0) if request.dense is not None else None
-        return LegScores(dense, scores[0] if request.lexical is not None else None)
-
-    def _dense_query(self, dense: DenseLeg, lexical: LexicalLeg | None, filter_: Any) -> q.QueryRequest:
-        nearest = q.Query.Nearest(dense.vector, using=self._space)
-        if lexical is None:
-            return q.QueryRequest(limit=dense.limit, query=nearest, filter=filter_)
-        legs = [
-            q.Prefetch(limit=dense.limit, query=nearest, filter=filter_),
-            q.Prefetch(limit=lexical.limit, query=q.TextQuery(TEXT, lexical.text), filter=filter_),
-        ]
-        return q.QueryRequest(limit=dense.limit + lexical.limit, query=nearest, prefetches=legs)
+            answers = self._shard.query_batch(q.QueryBatchRequest(list(queries.values())))
+        scores = {
+            name: {point.id: point.score for point in points} for name, points in zip(queries, answers, strict=True)
+        }
+        return LegScores(**{name: scores.get(name) for name in ("dense", "lexical", "sparse", "late")})
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
     def optimize(self) -> bool:
@@ -162,6 +202,59 @@ class EdgeStore:
         """See `tarragon.protocols.Store`."""
         with _engine_errors(self._path):
             self._shard.close()
+
+
+def _queries(request: SearchRequest, space: str) -> Iterator[tuple[str, q.QueryRequest]]:
+    """One query for each kind of score, over the union of the legs' candidates."""
+    filter_ = compile_filter(request.filter) if request.filter is not None else None
+    dense, lexical, sparse = request.dense, request.lexical, request.sparse
+    legs: dict[str, q.Prefetch] = {}
+    if dense is not None:
+        legs["dense"] = _dense_leg(dense, space, filter_)
+    if lexical is not None:
+        words = q.TextQuery(TEXT, lexical.text)
+        legs["lexical"] = q.Prefetch(limit=lexical.limit, query=words, filter=filter_)
+    if sparse is not None:
+        terms = q.Query.Nearest(_native(sparse.vector), using=sparse.space)
+        legs["sparse"] = q.Prefetch(limit=sparse.limit, query=terms, filter=filter_)
+    limit = sum(leg.limit for leg in (dense, lexical, sparse) if leg is not None)
+    union = list(legs.values())
+    alone = len(union) == 1
+    for name, leg in legs.items():
+        if name == "lexical" or (alone and not leg.prefetches):
+            yield name, q.QueryRequest(limit=leg.limit, query=leg.query, filter=filter_)
+        else:
+            yield name, q.QueryRequest(limit=limit, query=leg.query, prefetches=leg.prefetches if alone else union)
+    if request.late is not None:
+        late = q.Query.Nearest(request.late.vectors, using=request.late.space)
+        yield "late", q.QueryRequest(limit=limit, query=late, prefetches=union)
+
+
+def _dense_leg(dense: DenseLeg, space: str, filter_: Any) -> q.Prefetch:
+    nearest = q.Query.Nearest(dense.vector, using=space)
+    if dense.first is None:
+        return q.Prefetch(limit=dense.limit, query=nearest, filter=filter_)
+    short = q.Query.Nearest(dense.first.vector, using=dense.first.space)
+    first = q.Prefetch(limit=dense.first.limit, query=short, filter=filter_)
+    return q.Prefetch(limit=dense.limit, query=nearest, prefetches=[first])
+
+
+def _native(vector: SideVector) -> Any:
+    if isinstance(vector, SparseVector):
+        return q.SparseVector(vector.indices.tolist(), vector.values.tolist())
+    return vector
+
+
+def _ours(vector: Any) -> SideVector:
+    if isinstance(vector, q.SparseVector):
+        order = np.argsort(vector.indices)
+        indices, values = np.asarray(vector.indices, dtype=np.int32), np.asarray(vector.values, dtype=np.float32)
+        return SparseVector(indices[order], values[order])
+    return np.asarray(vector, dtype=np.float32)
+
+
+def _slices(points: list[T]) -> Iterator[list[T]]:
+    return (points[start : start + _WRITE] for start in range(0, len(points), _WRITE))
 
 
 def _text_index(language: Language) -> q.TextIndexParams:

@@ -14,6 +14,9 @@ from uuid import UUID
 from tarragon.errors import DiskFull, StorageProblem
 from tarragon.protocols import ChunkRecord, DocumentRecord, DocumentWrite, LedgerCounts, ServedChunk
 
+_LARGE = "attachment:"
+"""Begins the keys of notes that `notes` does not bring along."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
     document_id TEXT PRIMARY KEY,
@@ -108,7 +111,12 @@ class SqliteLedger:
 
     def notes(self) -> dict[str, str]:
         """See `tarragon.protocols.Ledger`."""
-        return dict(self._rows("SELECT key, value FROM notes"))
+        return dict(self._rows("SELECT key, value FROM notes WHERE substr(key, 1, ?) <> ?", (len(_LARGE), _LARGE)))
+
+    def attachment(self, key: str) -> str | None:
+        """See `tarragon.protocols.Ledger`."""
+        rows = self._rows("SELECT value FROM notes WHERE key = ?", (_LARGE + key,))
+        return str(rows[0][0]) if rows else None
 
     def _rows(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         with self._lock, _sqlite_errors(self._path):
@@ -181,6 +189,10 @@ class SqliteLedger:
                 db.execute("DELETE FROM notes WHERE key = ?", (key,))
             else:
                 db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, value))
+
+    def attach(self, key: str, text: str | None) -> None:
+        """See `tarragon.protocols.Ledger`."""
+        self.note(_LARGE + key, text)
 
     def close(self) -> None:
         """See `tarragon.protocols.Ledger`."""

@@ -10,10 +10,10 @@ from uuid import UUID
 import numpy as np
 
 from tarragon.contract import Contract
-from tarragon.protocols import DenseLeg, LegScores, LexicalLeg, SearchRequest, StoredChunk
+from tarragon.protocols import LegScores, SearchRequest, SideSpace, SideVector, StoredChunk
 from tarragon.recipe import Language
 from tarragon.store.server_client import QdrantClient, ServerConnection, models
-from tarragon.store.server_filters import compile_filter
+from tarragon.store.server_spaces import add_space, build_queries, native, ours, spaces
 from tarragon.types import FloatArray
 
 T = TypeVar("T")
@@ -60,10 +60,36 @@ class ServerStore:
 
     def _upsert(self, chunks: Sequence[StoredChunk]) -> None:
         points = [
-            models.PointStruct(id=str(one.id), vector={self._space: one.vector.tolist()}, payload=dict(one.payload))
-            for one in chunks
+            models.PointStruct(id=str(one.id), vector=self._vectors(one), payload=dict(one.payload)) for one in chunks
         ]
         self._write(f"store {len(points)} chunks", lambda client: client.upsert(self._collection, points))
+
+    def _vectors(self, chunk: StoredChunk) -> Any:
+        return {self._space: chunk.vector.tolist()} | {name: native(vector) for name, vector in chunk.sides.items()}
+
+    def add_space(self, space: SideSpace) -> None:
+        """See `tarragon.protocols.Store`."""
+        add_space(self._connection, self._collection, space)
+
+    def drop_space(self, name: str) -> None:
+        """See `tarragon.protocols.Store`."""
+        if name in spaces(self._connection, self._collection):
+            self._write(f"drop {name}", lambda client: client.delete_vector_name(self._collection, name))
+
+    def set_sides(self, space: SideSpace, vectors: Mapping[UUID, SideVector]) -> None:
+        """See `tarragon.protocols.Store`."""
+        known = retrieve(self._connection, self._collection, list(vectors))
+        points = [
+            models.PointVectors(id=str(id_), vector={space.name: native(vector)})
+            for id_, vector in vectors.items()
+            if id_ in known
+        ]
+        for part in batches(points, lambda _: _FLOAT_BYTES * max(space.dimensions, 256)):
+            self._set_sides(part)
+
+    def _set_sides(self, points: list[models.PointVectors]) -> None:
+        what = f"store {len(points)} vectors"
+        self._write(what, lambda client: client.update_vectors(self._collection, points))
 
     def set_payload(self, payloads: Mapping[UUID, Mapping[str, Any]]) -> None:
         """See `tarragon.protocols.Store`."""
@@ -96,6 +122,20 @@ class ServerStore:
         records = retrieve(self._connection, self._collection, ids, with_vectors=[self._space])
         return {id_: np.asarray(record.vector[self._space], dtype=np.float32) for id_, record in records.items()}
 
+    def sides(self, space: SideSpace, ids: Sequence[UUID]) -> dict[UUID, SideVector]:
+        """See `tarragon.protocols.Store`."""
+        records = retrieve(self._connection, self._collection, ids, with_vectors=[space.name])
+        found = {
+            id_: record.vector[space.name] for id_, record in records.items() if space.name in (record.vector or {})
+        }
+        return {id_: ours(vector) for id_, vector in found.items()}
+
+    def without(self, space: SideSpace) -> Iterator[UUID]:
+        """See `tarragon.protocols.Store`."""
+        missing = models.Filter(must_not=[models.HasVectorCondition(has_vector=space.name)])
+        for record in scroll(self._connection, self._collection, filter=missing, with_payload=False):
+            yield UUID(str(record.id))
+
     def payloads(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
         """See `tarragon.protocols.Store`."""
         records = retrieve(self._connection, self._collection, ids, with_payload=True)
@@ -115,32 +155,18 @@ class ServerStore:
     def search(self, request: SearchRequest) -> LegScores:
         """See `tarragon.protocols.Store`.
 
-        With both legs the dense query is nested: it rescores the union of both legs' candidates, so that each of them
-        has a dense score. Both queries go to the server as one request.
+        The legs are prefetches of one another's queries: each space scores the union of all legs' candidates, as far as
+        the engine can (BM25 over a text index scores only what it finds). All queries go to the server as one request.
         """
-        filter_ = compile_filter(request.filter) if request.filter is not None else None
-        queries = []
-        if request.dense is not None:
-            queries.append(self._dense_query(request.dense, request.lexical, filter_))
-        if request.lexical is not None:
-            lexical = models.TextQuery(text=request.lexical.text)
-            queries.append(models.QueryRequest(query=lexical, using=TEXT, limit=request.lexical.limit, filter=filter_))
-        answers = self._connection.call("search", lambda client: client.query_batch_points(self._collection, queries))
-        scores = [{UUID(str(point.id)): point.score for point in answer.points} for answer in answers]
-        dense = scores.pop(0) if request.dense is not None else None
-        return LegScores(dense, scores[0] if request.lexical is not None else None)
-
-    def _dense_query(self, dense: DenseLeg, lexical: LexicalLeg | None, filter_: Any) -> models.QueryRequest:
-        nearest = models.NearestQuery(nearest=dense.vector.tolist())
-        if lexical is None:
-            return models.QueryRequest(query=nearest, using=self._space, limit=dense.limit, filter=filter_)
-        text = models.TextQuery(text=lexical.text)
-        legs = [
-            models.Prefetch(query=nearest, using=self._space, limit=dense.limit, filter=filter_),
-            models.Prefetch(query=text, using=TEXT, limit=lexical.limit, filter=filter_),
-        ]
-        limit = dense.limit + lexical.limit
-        return models.QueryRequest(query=nearest, using=self._space, limit=limit, prefetch=legs)
+        queries = dict(build_queries(request, self._space, TEXT))
+        answers = self._connection.call(
+            "search", lambda client: client.query_batch_points(self._collection, list(queries.values()))
+        )
+        scores = {
+            name: {UUID(str(point.id)): point.score for point in answer.points}
+            for name, answer in zip(queries, answers, strict=True)
+        }
+        return LegScores(**{name: scores.get(name) for name in ("dense", "lexical", "sparse", "late")})
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
     def flush(self) -> None:

@@ -38,6 +38,9 @@ from tarragon.store.server_lease import ServerLease
 
 NOTES = UUID(bytes=digest("server ledger", "notes"))
 
+ATTACHMENT = "attachment"
+"""Payload key of a large text; documents do not have it."""
+
 _TOGETHER = 64
 """Documents read, changed and written back at once."""
 
@@ -130,8 +133,15 @@ class ServerLedger:
         """See `tarragon.protocols.Ledger`."""
         return dict(self._points.read([NOTES]).get(NOTES, {}).get("notes", {}))
 
+    def attachment(self, key: str) -> str | None:
+        """See `tarragon.protocols.Ledger`."""
+        id_ = _attachment_id(key)
+        text = self._points.read([id_]).get(id_, {}).get(ATTACHMENT)
+        return None if text is None else str(text)
+
     def _payloads(self, conditions: list[Any], fields: list[str]) -> Iterable[dict[str, Any]]:
-        documents = models.Filter(must=conditions, must_not=[models.HasIdCondition(has_id=[str(NOTES)])])
+        is_document = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key="document_id"))])
+        documents = models.Filter(must=[*conditions, is_document])
         for record in scroll(self._connection, self._collection, filter=documents, with_payload=fields):
             yield record.payload or {}
 
@@ -182,6 +192,16 @@ class ServerLedger:
         kept = {name: text for name, text in notes.items() if text is not None}
         self._require(self._points.write({NOTES: {"notes": kept}}, seen, token))
 
+    def attach(self, key: str, text: str | None) -> None:
+        """See `tarragon.protocols.Ledger`."""
+        token = self._lease.check()
+        id_ = _attachment_id(key)
+        seen = self._points.read([id_])
+        if text is None:
+            self._require(self._points.delete(seen, token))
+        else:
+            self._require(self._points.write({id_: {ATTACHMENT: text}}, seen, token))
+
     def close(self) -> None:
         """See `tarragon.protocols.Ledger`. The catalog closes the connection, which all versions share."""
 
@@ -218,3 +238,7 @@ def create_ledger(connection: ServerConnection, collection: str) -> None:
 
 def _equals(key: str, value: str) -> models.FieldCondition:
     return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+
+
+def _attachment_id(key: str) -> UUID:
+    return UUID(bytes=digest("server ledger", "attachment", key))

@@ -1,0 +1,88 @@
+"""Texts of many lengths, run in batches that a device can hold."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tarragon.encoders.heap import release_free_memory
+from tarragon.encoders.sentence_transformers import RELEASE_EVERY, WIDTH_STEP, _is_out_of_memory
+from tarragon.errors import EncodingFailed
+from tarragon.types import IntArray
+
+Rows = NDArray[np.int64]
+"""Which texts, by their place in the call; or one number for each of them."""
+
+_log = logging.getLogger(__name__)
+
+
+class TokenBatches:
+    """Sorts texts by their true length and batches them under a token budget.
+
+    Args:
+        device: Where the batches run.
+        budget: Tokens in a batch, padding included. Halved for good when the device runs out of memory.
+        limit: Most tokens in a text.
+    """
+
+    def __init__(self, device: str, budget: int, limit: int) -> None:
+        self._device = device
+        self._budget = budget
+        self._limit = limit
+
+    def run(self, lengths: Rows, forward: Callable[[Rows], None]) -> None:
+        """Call ``forward`` with the texts of each batch.
+
+        Raises:
+            EncodingFailed: The device has too little memory for a single text.
+        """
+        for number, batch in enumerate(self._batches(lengths), start=1):
+            self._run_halving(forward, batch)
+            if self._device == "cpu" and number % RELEASE_EVERY == 0:
+                release_free_memory()
+
+    def width(self, length: int) -> int:
+        """Padded length of a batch whose longest text is ``length``: rounded up, so that there are few shapes."""
+        return min(-(-max(1, length) // WIDTH_STEP) * WIDTH_STEP, self._limit)
+
+    def _batches(self, lengths: Rows) -> Iterator[Rows]:
+        """Longest first, so that memory peaks at once; each batch within the budget, or one text."""
+        order = np.argsort(-lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            size = max(1, self._budget // self.width(int(lengths[order[start]])))
+            yield order[start : start + size]
+            start += size
+
+    def _run_halving(self, forward: Callable[[Rows], None], batch: Rows) -> None:
+        try:
+            forward(batch)
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise EncodingFailed(f"{self._device} has too little memory for a single text: {error}") from error
+        if self._device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        self._budget = max(1, self._budget // 2)
+        _log.warning("out of memory on %s: continuing with %d tokens a batch", self._device, self._budget)
+        middle = len(batch) // 2
+        self._run_halving(forward, batch[:middle])
+        self._run_halving(forward, batch[middle:])
+
+
+def pad_rows(rows: Sequence[IntArray], width: int, *, pad: int, tail: int, left: bool = False) -> tuple[Rows, Rows]:
+    """Ids and attention mask, each of shape ``(rows, width)``; a longer row loses what stands before its last ``tail``."""
+    ids = np.full((len(rows), width), pad, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for i, row in enumerate(rows):
+        if len(row) > width:
+            row = np.concatenate([row[: width - tail], row[len(row) - tail :]])
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, place], mask[i, place] = row, 1
+    return ids, mask

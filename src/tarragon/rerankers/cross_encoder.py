@@ -1,0 +1,287 @@
+"""Cross-encoders by sentence-transformers.
+
+The library loads the model and runs its forward. What happens around it is ours: the question is tokenised once, a
+passage once in its life (`PairTokenizer`), pairs are sorted by true length and batched under a token budget, and before
+a deadline the best passages go first, in small groups.
+
+Found in sentence-transformers 6.2: ``predict`` sorts by characters, counts batches in pairs, tokenises the question
+again for each passage, and gives one scalar tensor a pair. ``CrossEncoder(path)`` takes an embedding model without a
+word of protest and puts a head of random weights on it: such a model is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Transformer
+from transformers.utils import logging as transformers_logging
+
+from tarragon.encoders.bundled import file_sha256
+from tarragon.encoders.sentence_transformers import choose_device
+from tarragon.errors import ModelNotFound, RerankingFailed
+from tarragon.protocols import RerankScores
+from tarragon.rerankers.batching import batches, groups, padded
+from tarragon.rerankers.pairs import Pair, PairTokenizer, probes
+from tarragon.reranking import NEVER
+
+BEHAVIOUR_REVISION = 1
+"""Raised when this file changes the scores it makes."""
+
+TOKEN_BUDGET = {"cpu": 2_048, "cuda": 65_536, "mps": 8_192}
+"""Tokens in a batch, as for encoders: the same models run the same forward."""
+
+_VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
+_Batch = NDArray[np.int64]
+
+
+class SentenceTransformerReranker:
+    """A sentence-transformers cross-encoder as a `Reranker`.
+
+    A score is what the model's own activation makes of its logit, in single precision: a sigmoid unless the model's
+    configuration names another, such as the identity of the MS MARCO models.
+
+    Args:
+        model: Name on the model hub, or a local folder.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None takes the best there is. ``device`` says what it became.
+        token_budget: Tokens in a batch, padding included.
+
+    Raises:
+        ModelNotFound: It cannot be loaded, has no safetensors weights, or is no model that gives a pair one score.
+        DeviceUnavailable: The device that was asked for is not there.
+    """
+
+    def __init__(self, model: str, *, device: str | None = None, token_budget: int | None = None) -> None:
+        self.name = model
+        self.device = choose_device(device)
+        self._model = _load(model, self.device)
+        self._budget = token_budget or TOKEN_BUDGET[self.device.split(":")[0]]
+        self._limit = _fix_limit(self._model)
+        self._prompt = self._model.prompts.get(self._model.default_prompt_name or "", "")
+        self._lock = Lock()  # transformers' tokenizers change their settings at each call
+        self._pairs = self._own_pairs()
+
+    @property
+    def takes_ids(self) -> bool:
+        """Whether pairs are built from ids here, and not by the library for want of equal ids."""
+        return self._pairs is not None
+
+    # --- identity -----------------------------------------------------------------------------------------------------
+    @cached_property
+    def identity(self) -> Mapping[str, str]:
+        """See `tarragon.identity.fingerprint`: what changes a score."""
+        backend = getattr(self._model.tokenizer, "backend_tokenizer", None)
+        return {
+            "schema": "1",
+            "kind": "cross-encoder",
+            "behaviour": str(BEHAVIOUR_REVISION),
+            "weights": _weights_digest(self.name),
+            "tokenizer": sha256(backend.to_str().encode()).hexdigest() if backend is not None else "",
+            "chat_template": str(getattr(self._model.tokenizer, "chat_template", None) or ""),
+            "max_tokens": str(self._limit),
+            "activation": type(self._model.activation_fn).__name__,
+            "prompt": self._prompt,
+            "modules": json.dumps([_module_identity(module) for module in self._model], sort_keys=True),
+            "numeric": str(self._model.dtype),
+        }
+
+    # --- scoring ------------------------------------------------------------------------------------------------------
+    def score(self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = NEVER) -> RerankScores:
+        """See `tarragon.protocols.Reranker`."""
+        try:
+            return self._score(query, passages, is_over)
+        except RerankingFailed:
+            raise
+        except Exception as error:
+            raise RerankingFailed(f"{self.name} cannot score: {type(error).__name__}: {error}") from error
+
+    def _score(self, query: str, passages: Sequence[str], is_over: Callable[[], bool]) -> RerankScores:
+        scores: list[float | None] = [None] * len(passages)
+        tokens = truncated = 0
+        for group in groups(passages, self._budget, is_over):
+            chosen = [passages[place] for place in group]
+            values, read, cut = self._score_pairs(query, chosen) if self._pairs else self._score_texts(query, chosen)
+            scores[group.start : group.stop] = values
+            tokens, truncated = tokens + read, truncated + cut
+        return RerankScores(scores, tokens, truncated)
+
+    def _score_pairs(self, query: str, passages: list[str]) -> tuple[list[float], int, int]:
+        """Scores in order, tokens read, tokens cut, from ids of our own making."""
+        assert self._pairs is not None
+        pairs = self._pairs.pairs(self._prompt + query, passages)
+        lengths = [len(pair.ids) for pair in pairs]
+        scores = self._run(lengths, lambda batch: self._features([pairs[place] for place in batch]))
+        return scores, sum(lengths), sum(pair.truncated for pair in pairs)
+
+    def _score_texts(self, query: str, passages: list[str]) -> tuple[list[float], int, int]:
+        """The same where the library must tokenise: by estimated lengths, and what it cut is not known."""
+        tokens = 0
+
+        def features(batch: _Batch) -> dict[str, Any]:
+            nonlocal tokens
+            with self._lock:
+                made = dict(
+                    self._model.preprocess([[query, passages[place]] for place in batch], prompt=self._prompt or None)
+                )
+            tokens += int(made["attention_mask"].sum())
+            return made
+
+        lengths = [min((len(query) + len(passage)) // 4 + 8, self._limit) for passage in passages]
+        return self._run(lengths, features), tokens, 0
+
+    def _run(self, lengths: Sequence[int], features: Callable[[_Batch], dict[str, Any]]) -> list[float]:
+        scores = np.empty(len(lengths), dtype=np.float32)
+        for batch in batches(lengths, self._budget, self._limit):
+            self._run_halving(batch, features, scores)
+        return [float(score) for score in scores]
+
+    def _run_halving(
+        self, batch: _Batch, features: Callable[[_Batch], dict[str, Any]], scores: NDArray[np.float32]
+    ) -> None:
+        """Run a batch; where the device has too little memory for it, its halves."""
+        try:
+            scores[batch] = self._forward(features(batch))
+            return
+        except (torch.OutOfMemoryError, MemoryError):
+            if len(batch) == 1:
+                raise
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        self._budget = max(1, self._budget // 2)
+        for half in np.array_split(batch, 2):
+            self._run_halving(half, features, scores)
+
+    def _features(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        tokenizer = self._model.tokenizer
+        width = padded(max(len(pair.ids) for pair in pairs), self._limit)
+        ids = np.full((len(pairs), width), tokenizer.pad_token_id or 0, dtype=np.int64)
+        types, mask = np.zeros_like(ids), np.zeros_like(ids)
+        for row, pair in enumerate(pairs):
+            length = len(pair.ids)
+            place = slice(width - length, width) if tokenizer.padding_side == "left" else slice(0, length)
+            ids[row, place], types[row, place], mask[row, place] = pair.ids, pair.types, 1
+        arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {key: torch.from_numpy(array) for key, array in arrays.items() if key in self._feature_names}
+
+    def _forward(self, features: dict[str, Any]) -> NDArray[np.float32]:
+        moved = {key: value.to(self.device) if hasattr(value, "to") else value for key, value in features.items()}
+        with torch.inference_mode():
+            scores = self._model.activation_fn(self._model(moved)["scores"].float())
+            row: NDArray[np.float32] = scores.reshape(scores.shape[0]).cpu().numpy()
+        return row
+
+    # --- what the model is --------------------------------------------------------------------------------------------
+    def _own_pairs(self) -> PairTokenizer | None:
+        """Our pairs, if they are exactly what the library feeds the model, tried on `probes`; else None."""
+        first, tokenizer = self._model[0], self._model.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if not isinstance(first, Transformer) or list(first.modality_config) != ["text"] or backend is None:
+            return None
+        ours = PairTokenizer(backend, self._limit, cuts_left=tokenizer.truncation_side == "left")
+        tried = probes(self._limit)
+        theirs = self._model.preprocess([list(pair) for pair in tried], prompt=self._prompt or None)
+        names = {"input_ids", "attention_mask", "token_type_ids"}
+        self._feature_names = names & set(theirs)
+        if set(theirs) - names - {"modality", "prompt_length"}:
+            return None
+        types = theirs.get("token_type_ids")
+        for row, (query, passage) in enumerate(tried):
+            pair, mask = ours.pairs(self._prompt + query, [passage])[0], theirs["attention_mask"][row].bool()
+            if theirs["input_ids"][row][mask].tolist() != pair.ids.tolist():
+                return None
+            if types is not None and types[row][mask].tolist() != pair.types.tolist():
+                return None
+        return ours
+
+
+def _load(name: str, device: str) -> CrossEncoder:
+    try:
+        with _quiet():
+            model = CrossEncoder(
+                name,
+                device=device,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+                config_kwargs={"trust_remote_code": False},
+            )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelNotFound(
+            f"cannot load the reranker {name!r}: {reason}. It must be a cross-encoder: a local folder or a name on the "
+            "model hub, with safetensors weights and no code of its own",
+            model=name,
+        ) from error
+    if model.num_labels != 1:
+        raise ModelNotFound(
+            f"{name!r} gives a pair {model.num_labels} labels and not one score; name a model that was trained to rank",
+            model=name,
+            labels=model.num_labels,
+        )
+    if len(model) == 1 and not _has_trained_head(model):
+        raise ModelNotFound(
+            f"{name!r} is an embedding model: it has no trained weights to score a pair with. Name a cross-encoder, or "
+            f"'late:{name}' for a late-interaction model",
+            model=name,
+        )
+    return model.eval()
+
+
+def _has_trained_head(model: CrossEncoder) -> bool:
+    architectures = getattr(model.config, "architectures", None) or [""]
+    return str(architectures[0]).endswith("ForSequenceClassification")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar while a model loads, and no report of a missing head, which is refused with a better message."""
+    bar, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _fix_limit(model: CrossEncoder) -> int:
+    """Most tokens in a pair, and the library's own limit set to it: a tokenizer without one lets the model crash."""
+    config = model.config
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    if positions and any(kind in str(getattr(config, "model_type", "")) for kind in ("roberta", "camembert", "mpnet")):
+        positions -= (getattr(config, "pad_token_id", 1) or 0) + 1  # their positions start behind the padding's
+    known = [int(value) for value in (model.max_seq_length, positions) if value and 0 < value < 1_000_000]
+    limit = min(known) if known else 1_000_000
+    if known:
+        model.max_seq_length = limit
+    return limit
+
+
+def _module_identity(module: Any) -> dict[str, Any]:
+    if isinstance(module, Transformer):
+        config = json.loads(module.auto_model.config.to_json_string())
+        kept = {key: value for key, value in config.items() if key not in _VOLATILE}
+        return {"type": type(module.auto_model).__name__, "config": kept}
+    return {"type": type(module).__name__, "config": json.loads(json.dumps(module.get_config_dict(), default=str))}
+
+
+def _weights_digest(path: str) -> str:
+    """Of all safetensors files of the model, by their names and contents."""
+    folder = Path(path)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(path, local_files_only=True, allow_patterns=["*.safetensors"]))
+    files = sorted(folder.rglob("*.safetensors"))
+    return sha256("\n".join(f"{file.relative_to(folder)} {file_sha256(file)}" for file in files).encode()).hexdigest()

@@ -1,0 +1,152 @@
+"""Vectors beside the dense one, on the way into the store: a short form for a first pass, learned sparse, late ones.
+
+They belong to a chunk as its dense vector does, and go into the store with it, in one write. So a chunk that is served
+is found by every leg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import numpy as np
+
+from tarragon.contract import Prefix, SideContract
+from tarragon.errors import EncodingFailed
+from tarragon.protocols import LateEncoder, SideSpace, SideVector, SparseEncoder, Store
+from tarragon.types import FloatArray, SparseVector
+
+
+class SideMaker(Protocol):
+    """Makes the vectors of one space."""
+
+    @property
+    def space(self) -> SideSpace:
+        """Where they go."""
+        ...
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether they follow from the dense vectors, so that making them costs nothing."""
+        ...
+
+    def make(self, texts: Mapping[bytes, str], dense: Mapping[bytes, FloatArray]) -> dict[bytes, SideVector]:
+        """By chunk hash; without those that the model could not make, or that are not finite."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMaker:
+    """Short vectors, from the dense ones.
+
+    Attributes:
+        prefix: How.
+        axes: What they are turned onto, shape ``(at least the prefix's dimensions, dimensions)``, or None.
+    """
+
+    prefix: Prefix
+    axes: FloatArray | None
+
+    @property
+    def space(self) -> SideSpace:
+        """See `SideMaker`."""
+        return prefix_space(self.prefix)
+
+    @property
+    def is_derived(self) -> bool:
+        """See `SideMaker`."""
+        return True
+
+    def make(self, texts: Mapping[bytes, str], dense: Mapping[bytes, FloatArray]) -> dict[bytes, SideVector]:
+        """See `SideMaker`."""
+        if not texts:
+            return {}
+        rows = shorten(np.stack([dense[hash_] for hash_ in texts]), self.prefix, self.axes)
+        return dict(zip(texts, rows, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSide:
+    """Vectors of a model of their own.
+
+    Attributes:
+        contract: What the space is built with.
+        load: Gives the encoder. Called only when there is something to encode.
+    """
+
+    contract: SideContract
+    load: Callable[[], SparseEncoder | LateEncoder]
+
+    @property
+    def space(self) -> SideSpace:
+        """See `SideMaker`."""
+        return side_space(self.contract)
+
+    @property
+    def is_derived(self) -> bool:
+        """See `SideMaker`."""
+        return False
+
+    def make(self, texts: Mapping[bytes, str], dense: Mapping[bytes, FloatArray]) -> dict[bytes, SideVector]:
+        """See `SideMaker`."""
+        if not texts:
+            return {}
+        encoder = self.load()
+        try:
+            vectors: Sequence[SideVector] = encoder.encode_documents(list(texts.values())).vectors
+        except EncodingFailed:
+            if len(texts) == 1:
+                return {}
+            entries = list(texts.items())
+            middle = len(entries) // 2
+            return self.make(dict(entries[:middle]), dense) | self.make(dict(entries[middle:]), dense)
+        if len(vectors) != len(texts):
+            raise EncodingFailed(f"{encoder.name} returned {len(vectors)} vectors for {len(texts)} texts")
+        return {hash_: vector for hash_, vector in zip(texts, vectors, strict=True) if _is_sound(vector)}
+
+
+def _is_sound(vector: SideVector) -> bool:
+    return bool(np.isfinite(vector.values if isinstance(vector, SparseVector) else vector).all())
+
+
+def side_space(contract: SideContract) -> SideSpace:
+    """Where the vectors of a side model go."""
+    return SideSpace(contract.space, contract.kind, contract.dimensions, contract.datatype)
+
+
+def prefix_space(prefix: Prefix) -> SideSpace:
+    """Where short vectors go."""
+    return SideSpace(prefix.space, "prefix", prefix.dimensions)
+
+
+def shorten(vectors: FloatArray, prefix: Prefix, axes: FloatArray | None) -> FloatArray:
+    """The short form of vectors, shape ``(n, dimensions)``: their first numbers, turned onto axes first if there are.
+
+    Of unit length, if the prefix says so; a zero vector stays one.
+    """
+    short = vectors[:, : prefix.dimensions] if axes is None else vectors @ axes[: prefix.dimensions].T
+    if prefix.unit:
+        lengths = np.linalg.norm(short, axis=1, keepdims=True)
+        short = short / np.where(lengths > 0, lengths, 1.0)
+    return np.ascontiguousarray(short, dtype=np.float32)
+
+
+Sides = dict[str, dict[bytes, SideVector]]
+"""By space, by chunk hash."""
+
+
+def stored_sides(store: Store, makers: Sequence[SideMaker], holders: Mapping[bytes, UUID]) -> Sides:
+    """The vectors of these chunks that a model would have to make again, as far as they are stored."""
+    found: Sides = {}
+    for maker in makers:
+        if not maker.is_derived and holders:
+            vectors = store.sides(maker.space, list(holders.values()))
+            found[maker.space.name] = {hash_: vectors[id_] for hash_, id_ in holders.items() if id_ in vectors}
+    return found
+
+
+def size_of(vector: SideVector) -> int:
+    """Bytes of a vector's numbers."""
+    return vector.indices.nbytes + vector.values.nbytes if isinstance(vector, SparseVector) else vector.nbytes
