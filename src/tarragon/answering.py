@@ -6,17 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from tarragon import updating
-from tarragon.errors import IndexLocked, InvalidInput
+from tarragon.asking import Asked, Asker
+from tarragon.contract import VersionRecord
+from tarragon.errors import IndexLocked
 from tarragon.filters import Filter
 from tarragon.freshness import FreshnessCheck
 from tarragon.protocols import OpenVersion
-from tarragon.recipe import SearchRecipe
-from tarragon.searching import Found, build_request, embed_queries, search
+from tarragon.receipts import Hits, Stage
+from tarragon.recipe import Mode, SearchRecipe
+from tarragon.reranking import Step
+from tarragon.searching import Found, search
 from tarragon.session import Session
 from tarragon.survey import state_of
+from tarragon.tracing import Trace
 from tarragon.types import FloatArray, Hit, OnStale
 
 
@@ -29,7 +32,8 @@ class Question:
         k: Hits wanted at most.
         vector: Its embedding, where the caller has it.
         filter: On the documents' metadata.
-        settings: How to search.
+        settings: How to search; None: as the version was tuned.
+        mode: Takes precedence over the settings'; None: theirs.
         on_stale: What to do with hits whose source has changed.
     """
 
@@ -37,8 +41,15 @@ class Question:
     k: int
     vector: FloatArray | None
     filter: Filter | None
-    settings: SearchRecipe
+    settings: SearchRecipe | None
+    mode: Mode | None
     on_stale: OnStale
+
+
+def settings_of(question: Question, record: VersionRecord) -> SearchRecipe:
+    """How to search: as the question says, else as the version was tuned, else by default."""
+    settings = question.settings or SearchRecipe(**record.tuning.get("search", {}))
+    return settings if question.mode is None else replace(settings, mode=question.mode)
 
 
 class Answers:
@@ -51,42 +62,53 @@ class Answers:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._checks: dict[str, FreshnessCheck] = {}
+        self.asker = Asker(session)
 
-    def answer(self, question: Question) -> list[Hit]:
-        """See `tarragon.Index.search`."""
+    def answer(self, questions: Sequence[Question]) -> list[Hits]:
+        """See `tarragon.Index.search`. The questions are put in the same way, their text, vector and k aside; models
+        run once for all of them.
+        """  # noqa: D205
         self._session.is_asked = True
         with self._session.catalog.reading() as version:
-            if version is None:
-                return []
+            if version is None or not questions:
+                return [Hits() for _ in questions]
             _ = self._session.agreed(version.record)
-            vector = self._vector(version, question)
-            found = _find(version, question, vector, question.k)
-            hits = self.judged(version, found)
-            if question.on_stale == "refresh" and (stale := _stale_documents(found, hits)):
-                with suppress(IndexLocked):  # another sync is running: what is stale is dropped below
-                    self._refresh(version.record.name, stale)
-                hits = self.judged(version, _find(version, question, vector, question.k))
-            return hits if question.on_stale == "flag" else self._without_outdated(version, question, vector, hits)
+            settings = settings_of(questions[0], version.record)
+            steps = self._session.steps(settings.rerankers)
+            clock = Trace()
+            with clock.stage("embed") as said:
+                texts, vectors = [one.text for one in questions], [one.vector for one in questions]
+                asked = self.asker.ask(version, texts, settings, vectors)
+                said.append(len(asked))
+            runs = (_Run(version, one, put, settings, steps) for one, put in zip(questions, asked, strict=True))
+            return [self._answer(run, clock.stages[0]) for run in runs]
 
-    def _without_outdated(
-        self, version: OpenVersion, question: Question, vector: FloatArray | None, hits: list[Hit]
-    ) -> list[Hit]:
+    def _answer(self, run: _Run, embedding: Stage) -> Hits:
+        question = run.question
+        trace = run.trace(embedding)
+        found = run.find(question.k, trace)
+        with trace.stage("freshness") as said:
+            hits = self.judged(run.version, found)
+            said.append(len(hits))
+        if question.on_stale == "refresh" and (stale := _stale_documents(found, hits)):
+            with suppress(IndexLocked):  # another sync is running: what is stale is dropped below
+                self._refresh(run.version.record.name, stale)
+            trace = run.trace(embedding)
+            hits = self.judged(run.version, run.find(question.k, trace))
+        if question.on_stale != "flag":
+            hits = self._without_outdated(run, trace, hits)
+        return Hits(hits, trace.receipt(), trace.explain)
+
+    def _without_outdated(self, run: _Run, trace: Trace, hits: list[Hit]) -> list[Hit]:
         """The best hits that are not outdated, from as deep as it takes."""
-        wanted = question.k
+        k = run.question.k
+        wanted = k
         while True:
             kept = [hit for hit in hits if hit.freshness not in ("stale", "missing")]
-            if len(kept) >= question.k or len(hits) < wanted:
-                return kept[: question.k]
+            if len(kept) >= k or len(hits) < wanted:
+                return kept[:k]
             wanted *= 2
-            hits = self.judged(version, _find(version, question, vector, wanted))
-
-    def _vector(self, version: OpenVersion, question: Question) -> FloatArray | None:
-        if question.settings.mode == "lexical":
-            return None
-        if question.vector is not None:
-            return _checked_vector(question.vector, version.record.contract.dimensions)
-        row: FloatArray = embed_queries(self._session.trusted_encoder(version), [question.text], question.settings)[0]
-        return row
+            hits = self.judged(run.version, run.find(wanted, trace))
 
     def judged(self, version: OpenVersion, found: Sequence[Found]) -> list[Hit]:
         """The hits, each with what its source says now; every document is looked at once."""
@@ -111,9 +133,37 @@ class Answers:
             updating.refresh(self._session, name, documents, lambda _: None)
 
 
-def _find(version: OpenVersion, question: Question, vector: FloatArray | None, k: int) -> list[Found]:
-    request = build_request(question.text, vector, k, question.filter, question.settings)
-    return search(version, request, k, question.settings)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A question that is being answered."""
+
+    version: OpenVersion
+    question: Question
+    asked: Asked
+    settings: SearchRecipe
+    steps: Sequence[Step]
+
+    def trace(self, embedding: Stage) -> Trace:
+        trace = Trace(embedding.seconds)
+        trace.stages.append(embedding)
+        trace.version = self.version.record.name
+        trace.spaces = dict(self.asked.spaces)
+        trace.truncated = self.asked.truncated
+        return trace
+
+    def find(self, k: int, trace: Trace) -> list[Found]:
+        question, asked = self.question, self.asked
+        request = asked.request(k, question.filter, self.settings)
+        return search(
+            self.version,
+            request,
+            k,
+            self.settings,
+            query=question.text,
+            spread=asked.spread,
+            steps=self.steps,
+            trace=trace,
+        )
 
 
 def _stale_documents(found: Sequence[Found], hits: Sequence[Hit]) -> dict[str, set[str]]:
@@ -123,10 +173,3 @@ def _stale_documents(found: Sequence[Found], hits: Sequence[Hit]) -> dict[str, s
         if hit.freshness == "stale":
             stale.setdefault(one.record.namespace, set()).add(hit.document_id)
     return stale
-
-
-def _checked_vector(vector: FloatArray, dimensions: int) -> FloatArray:
-    row = np.asarray(vector, dtype=np.float32)
-    if row.shape != (dimensions,) or not np.isfinite(row).all():
-        raise InvalidInput(f"a query vector has {dimensions} finite numbers here, not shape {row.shape}: {row!r:.80}")
-    return row

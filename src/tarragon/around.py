@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from tarragon.errors import InvalidInput
-from tarragon.protocols import DocumentRecord, OpenVersion, ServedChunk
+from tarragon.protocols import OpenVersion
 from tarragon.searching import _current
 from tarragon.types import Hit
 
@@ -148,14 +148,14 @@ class _Look:
     """What was seen of a document.
 
     Attributes:
+        states: Of the document, while it was read; with more than one the pieces are a mixture.
         pieces: In the order of the text.
-        replaced: Chunks whose text or place was replaced while they were read.
-        is_whole: Whether these are all chunks of one state of the document.
+        replaced: Chunks whose payload was replaced while it was read, or is lost.
     """
 
+    states: frozenset[bytes | None] = frozenset()
     pieces: tuple[_Piece, ...] = ()
     replaced: frozenset[UUID] = frozenset()
-    is_whole: bool = True
 
 
 def _parsed(chunk_id: str) -> UUID:
@@ -168,11 +168,12 @@ def _parsed(chunk_id: str) -> UUID:
 def _document(version: OpenVersion, chunk: UUID) -> tuple[Sequence[_Piece], int | None]:
     """All chunks of a chunk's document, and its place among them; None if it is not served.
 
-    A document that is rewritten meanwhile is read again, until it is of one state or shows the same twice.
+    A document that is rewritten meanwhile is read again, until it rests. What is the same the second time stays so.
     """
     former = None
-    while not (look := _look(version, chunk)).is_whole and look != former:
-        former = look
+    look = _look(version, chunk)
+    while len(look.states) > 1 or (look.replaced and look != former):
+        former, look = look, _look(version, chunk)
     return look.pieces, next((place for place, piece in enumerate(look.pieces) if piece.id == chunk), None)
 
 
@@ -181,26 +182,21 @@ def _look(version: OpenVersion, chunk: UUID) -> _Look:
     if found is None:
         return _Look()
     ids = [record.id for record in version.ledger.chunks(found.record.document_id)]
+    states = {found.record.state}
     pieces: list[_Piece] = []
     replaced: set[UUID] = set()
-    is_whole = True
     for start in range(0, len(ids), _PAGE):
         page = ids[start : start + _PAGE]
         payloads = version.store.payloads(page)
         for id_, served in version.ledger.served(page).items():  # after the payloads, as in a search
-            is_whole = is_whole and _is_of(served, found.record)
+            states.add(served.record.state)
             payload = payloads.get(id_)
             if payload is None or (current := _current(payload, served)) is None:
                 replaced.add(id_)
             else:
                 pieces.append(_piece(id_, current))
     pieces.sort(key=lambda piece: (piece.start, piece.end, piece.id.int))
-    return _Look(tuple(pieces), frozenset(replaced), is_whole and not replaced)
-
-
-def _is_of(served: ServedChunk, record: DocumentRecord) -> bool:
-    """Whether the document has not been rewritten between the two."""
-    return served.record.state == record.state
+    return _Look(frozenset(states), tuple(pieces), frozenset(replaced))
 
 
 def _piece(id_: UUID, payload: Any) -> _Piece:

@@ -9,12 +9,14 @@ from itertools import islice
 from typing import Any
 
 from tarragon.comparing import DEPTH, overlap
+from tarragon.contract import VersionRecord
 from tarragon.errors import IndexNotFound, InvalidInput, StorageProblem
 from tarragon.homes import open_catalog
-from tarragon.protocols import Catalog, DocumentRecord, DocumentWrite, OpenVersion, StoredChunk
+from tarragon.protocols import Catalog, DocumentRecord, DocumentWrite, OpenVersion, SideSpace, StoredChunk
 from tarragon.recipe import SearchRecipe
 from tarragon.reports import CopyReport
 from tarragon.searching import build_request, search
+from tarragon.sides import prefix_space, side_space
 
 PAGE_CHUNKS = 512
 """Chunks copied at once, at least those of one document."""
@@ -85,6 +87,10 @@ def _copy(origin: Catalog, copy: Catalog) -> CopyReport:
             made = copy.create(version.record.contract, serve=False)
             with copy.reading(made.name) as target:
                 assert target is not None
+                for space in _spaces(version.record):
+                    target.store.add_space(space)
+                for key in _attachments(version.record):
+                    target.ledger.attach(key, version.ledger.attachment(key))
                 for page in _pages(version, list(records.values())):
                     _copy_page(version, target, page)
                 target.ledger.record(record for record in records.values() if record.status == "failed")
@@ -98,10 +104,21 @@ def _copy(origin: Catalog, copy: Catalog) -> CopyReport:
                     f"queries, at least {LEAST_OVERLAP} is due. It does not serve; the original is untouched",
                     overlap=agreement,
                 )
-            copy.update(replace(made, canaries=version.record.canaries, promoted=True))
+            copy.update(replace(version.record, name=made.name, created=made.created, promoted=True, retired=False))
             copy.point_to(made.name, former=())
         counts = version.ledger.counts()
     return CopyReport(origin.location, copy.location, counts.documents, counts.chunks, asked, agreement)
+
+
+def _spaces(record: VersionRecord) -> list[SideSpace]:
+    """Every space beside the dense one."""
+    spaces = [side_space(side) for side in record.contract.sides]
+    return spaces if record.prefix is None else [*spaces, prefix_space(record.prefix)]
+
+
+def _attachments(record: VersionRecord) -> set[str]:
+    """Keys of the texts that the record points to."""
+    return {record.statistics, "" if record.prefix is None else record.prefix.rotation} - {""}
 
 
 def _pages(version: OpenVersion, records: Sequence[DocumentRecord]) -> Iterator[list[DocumentWrite]]:
@@ -123,8 +140,15 @@ def _copy_page(version: OpenVersion, target: OpenVersion, writes: Sequence[Docum
     vectors, payloads = version.store.vectors(ids), version.store.payloads(ids)
     if missing := [id_ for id_ in ids if id_ not in vectors or id_ not in payloads]:
         raise StorageProblem(f"{len(missing)} chunks are missing; run tarragon verify --repair on the original first")
+    sides = {space.name: version.store.sides(space, ids) for space in _spaces(version.record)}
+    chunks = [
+        StoredChunk(
+            id_, vectors[id_], payloads[id_], {name: found[id_] for name, found in sides.items() if id_ in found}
+        )
+        for id_ in ids
+    ]
     target.ledger.intend(writes)
-    target.store.upsert([StoredChunk(id_, vectors[id_], payloads[id_]) for id_ in ids])
+    target.store.upsert(chunks)
     target.ledger.switch(writes)
 
 

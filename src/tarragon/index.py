@@ -4,39 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from threading import Event
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any
 
 from tarragon import bridging, updating
 from tarragon.adapter import FLOOR
-from tarragon.answering import Answers, Question
 from tarragon.errors import InvalidInput
-from tarragon.filters import parse
 from tarragon.homes import open_catalog
 from tarragon.progress import progress_bar
-from tarragon.protocols import DenseEncoder
-from tarragon.recipe import IndexRecipe, Mode, SearchRecipe
+from tarragon.protocols import DenseEncoder, LateEncoder, SparseEncoder
+from tarragon.recipe import IndexRecipe
 from tarragon.reports import IndexStatus, Plan, SyncReport
+from tarragon.searchable import SearchableIndex
 from tarragon.session import Session
 from tarragon.sources import DEFAULT_MAX_BYTES, open_source
 from tarragon.status import catalog_status
-from tarragon.types import FloatArray, Hit, OnStale
 from tarragon.updating import Scope
-from tarragon.versioned import AnyProgress, AnySource, VersionedIndex
+from tarragon.versioned import AnyProgress, AnySource
 from tarragon.watching import watch
 
 
-class Index(VersionedIndex):
+class Index(SearchableIndex):
     """Documents as searchable chunks, in a folder or on a Qdrant server. Made by `Index.open`; close it after use.
 
     Searching from several threads is fine, also while one of them syncs. One process at a time can have a folder open.
     """
-
-    def __init__(self, session: Session) -> None:
-        super().__init__(session)
-        self._answers = Answers(session)
 
     @classmethod
     def open(
@@ -46,6 +39,8 @@ class Index(VersionedIndex):
         recipe: IndexRecipe | None = None,
         device: str | None = None,
         encoder: DenseEncoder | Sequence[DenseEncoder] | None = None,
+        sparse_encoder: SparseEncoder | None = None,
+        late_encoder: LateEncoder | None = None,
         create: bool = True,
         api_key: str | None = None,
         server: Mapping[str, Any] | None = None,
@@ -59,6 +54,8 @@ class Index(VersionedIndex):
                 the existing index's own, else `IndexRecipe()`.
             device: Where the model runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; by default the best there is.
             encoder: Your own, instead of the recipe's model. Several, if the index has versions of several.
+            sparse_encoder: Your own learned sparse encoder, instead of the recipe's ``sparse_model``.
+            late_encoder: Your own late-interaction encoder, instead of the recipe's ``late_model``.
             create: If False, a missing index is an error.
             api_key: Of the server. By default the environment's QDRANT_API_KEY.
             server: Options of the server, such as ``{"replication_factor": 2}``: see docs/server.md.
@@ -72,7 +69,9 @@ class Index(VersionedIndex):
         """
         encoders = () if encoder is None else encoder if isinstance(encoder, Sequence) else (encoder,)
         catalog = open_catalog(path, create=create, api_key=api_key, server=server)
-        session = Session(catalog, recipe=recipe, encoders=encoders, device=device)
+        session = Session(
+            catalog, recipe=recipe, encoders=encoders, device=device, sparse=sparse_encoder, late=late_encoder
+        )
         try:
             session.check_opened()
         except BaseException:
@@ -183,53 +182,7 @@ class Index(VersionedIndex):
         """
         return self._opened.catalog.serving() is not None and self._opened.catalog.compact(in_place=in_place)
 
-    # --- reading ------------------------------------------------------------------------------------------------------
-    def search(
-        self,
-        query: str,
-        k: int = 5,
-        *,
-        filter: Mapping[str, Any] | None = None,
-        mode: Mode | None = None,
-        recipe: SearchRecipe | None = None,
-        vector: FloatArray | None = None,
-        on_stale: OnStale = "flag",
-    ) -> list[Hit]:
-        """The ``k`` best passages for a question.
-
-        Never from a deleted document, nor from one half rewritten. Each hit says whether its source has changed since.
-
-        Args:
-            query: The question, or any words. A blank one finds nothing.
-            k: How many at most; may be larger than the index.
-            filter: On the documents' metadata, such as ``{"lang": "en", "year": {"$gte": 2020}}``: see
-                `tarragon.filters`.
-            mode: ``hybrid`` (default), ``dense`` or ``lexical``.
-            recipe: All search settings; ``mode`` takes precedence.
-            vector: The query's embedding, if it is known already, shape ``(dimensions,)``.
-            on_stale: What to do with hits whose source has changed or gone: ``flag`` them (`Hit.freshness`); ``drop``
-                them and fill up with the next best; ``refresh``: sync just these documents and search again. What is
-                still not fresh then, because its source is gone or another sync is running, is dropped.
-
-        Returns:
-            Best first, equal scores in order of their chunk ids; empty for an empty index.
-
-        Raises:
-            InvalidFilter: The filter cannot be compiled; it is never ignored.
-            RecipeMismatch: The model is not the one that the index was built with.
-            EncoderDrift: It declares to be, and makes other vectors.
-        """
-        settings = _search_settings(recipe, mode)
-        condition = parse(filter) if filter is not None else None
-        if k < 0:
-            raise InvalidInput(f"k={k} must not be negative", k=k)
-        if on_stale not in get_args(OnStale):
-            raise InvalidInput(f"on_stale={on_stale!r} is not one of {', '.join(get_args(OnStale))}")
-        _ = self._opened
-        if not query.strip() or k == 0:
-            return []
-        return self._answers.answer(Question(query, k, vector, condition, settings, on_stale))
-
+    # --- bridging -----------------------------------------------------------------------------------------------------
     def bridge(
         self,
         encoder: DenseEncoder,
@@ -297,8 +250,3 @@ class Index(VersionedIndex):
 def _same_model(first: IndexRecipe, second: IndexRecipe) -> bool:
     settings = ("model", "document_prompt", "dimensions")
     return all(getattr(first, name) == getattr(second, name) for name in settings)
-
-
-def _search_settings(recipe: SearchRecipe | None, mode: Mode | None) -> SearchRecipe:
-    settings = recipe or SearchRecipe()
-    return settings if mode is None else replace(settings, mode=mode)

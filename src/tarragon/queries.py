@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ TTL = 3_600.0
 """Seconds that a vector is kept."""
 
 MOST_TEXTS = 64
-"""In one run of the model: a caller waits for at most the run before its own, and that must not become long."""
+"""In one run of the model: a caller waits for the run before its own, and that must not become long."""
 
 _PATIENCE = 1.0
 """Seconds after which a waiting caller looks for itself, in case the one that led was stopped before it could tell."""
@@ -72,20 +72,14 @@ class QueryVector(Generic[V]):
 
     vector: V
     truncated: int
-    cached: bool
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class QueryCounts:
-    """What `QueryVectors` has done.
-
-    Attributes:
-        hits: Texts whose vectors were there already.
-        misses: Texts whose vectors were not, whoever then made them.
-        embedded: Texts given to models.
-        batches: Runs of models.
-        entries: Vectors that are kept now.
-    """
+    """What `QueryVectors` has done: texts whose vectors were there already, texts whose vectors were not, texts given
+    to models, runs of models; and how many vectors are kept now.
+    """  # noqa: D205
 
     hits: int
     misses: int
@@ -94,36 +88,18 @@ class QueryCounts:
     entries: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Entry:
-    vector: Any
-    truncated: int
-    made: float
-
-
-_Entries = OrderedDict[tuple[SpaceKey, str], _Entry]
+_Kept = OrderedDict[tuple[SpaceKey, str], tuple[float, QueryVector[Any]]]
 
 
 @dataclass(slots=True, eq=False)
 class _Slot:
-    """A text that callers wait for.
-
-    Attributes:
-        turn: The place in the queue, see `_Lane.join`.
-        callers: How many wait for it.
-        entry: What they get.
-        failed: A run of several texts failed: each caller tries its own.
-    """
+    """A text that so many callers wait for; failed: a run of several texts failed, each caller tries its own."""
 
     text: str
     turn: tuple[int, int]
     callers: int = 0
-    entry: _Entry | None = None
+    made: QueryVector[Any] | None = None
     failed: bool = False
-
-    @property
-    def is_done(self) -> bool:
-        return self.failed or self.entry is not None
 
 
 @dataclass(slots=True, eq=False)
@@ -131,17 +107,19 @@ class _Lane:
     """The texts of one key that are not done. All of it is guarded by the lock of `QueryVectors`.
 
     Attributes:
-        changed: Tells those who wait that a run is over.
-        entries: Where the vectors are kept.
+        key: Of the texts.
+        kept: Where the vectors go.
         slots: By text. What a leader did not finish, for whatever reason, is simply still here for the next one.
         leader: Of the run that is going on: an object of that caller's own. None: whoever comes may lead.
+        bells: One locked lock for each who waits; released when the run is over.
         batches: Runs so far.
     """
 
-    changed: threading.Condition
-    entries: _Entries
+    key: SpaceKey
+    kept: _Kept
     slots: dict[str, _Slot] = field(default_factory=dict)
     leader: object | None = None
+    bells: list[threading.Lock] = field(default_factory=list)
     batches: int = 0
 
     def join(self, texts: Sequence[str], most: int) -> list[_Slot]:
@@ -150,10 +128,13 @@ class _Lane:
         A text's turn is the run that it would be in if its caller were alone, so that one who asks for a thousand does
         not keep another with one waiting for them all.
         """
+        joined = []
         for place, text in enumerate(texts):
-            run, place_in_run = divmod(place, most)
-            self.slots.setdefault(text, _Slot(text, (self.batches + run, place_in_run))).callers += 1
-        return [self.slots[text] for text in texts]
+            turn = self.batches + place // most, place % most
+            slot = self.slots.setdefault(text, _Slot(text, turn))
+            slot.turn, slot.callers = min(slot.turn, turn), slot.callers + 1
+            joined.append(slot)
+        return joined
 
     def leave(self, slots: Sequence[_Slot]) -> None:
         """Forget what nobody waits for any more."""
@@ -162,19 +143,18 @@ class _Lane:
             if not slot.callers and self.slots.get(slot.text) is slot:
                 del self.slots[slot.text]
 
-    def finish(self, text: str, entry: _Entry | None) -> None:
-        """Hand a text's entry to those who wait for it; None: tell them that the run failed."""
+    def finish(self, text: str, made: QueryVector[Any] | None) -> None:
+        """Hand a text's vector to those who wait for it; None: tell them that the run failed."""
         if slot := self.slots.pop(text, None):
-            slot.entry, slot.failed = entry, entry is None
+            slot.made, slot.failed = made, made is None
 
 
 class QueryVectors:
-    """Gives the vectors of query texts, from a cache or from one run of the model for all who ask at the same time.
+    """Vectors of query texts, from a cache or from one run of the model for all who ask at the same time.
 
     While the model is idle a caller runs it at once. Who comes while it is busy waits, and when it is free one of them
-    takes all waiting texts of the same key and hands out the results: so the model is never asked to do two things at
-    once, and the busier it is the larger its batches are. No thread of its own, and no delay to gather a batch. Safe to
-    use from any number of threads.
+    takes the waiting texts of the same key and hands out the results: the busier the model, the larger its batches. No
+    thread of its own, and no delay to gather a batch. Safe to use from any number of threads.
 
     Args:
         entries: Vectors kept; the least recently used go first. 0: none, callers still share runs.
@@ -199,7 +179,7 @@ class QueryVectors:
             raise InvalidInput(f"most_texts={most_texts} must be at least 1", most_texts=most_texts)
         self._most_entries, self._ttl, self._most_texts, self._clock = entries, ttl, most_texts, clock
         self._lock = threading.Lock()
-        self._entries: _Entries = OrderedDict()
+        self._kept: _Kept = OrderedDict()
         self._lanes: dict[SpaceKey, _Lane] = {}
         self._hits = self._misses = self._embedded = self._batches = 0
 
@@ -218,120 +198,112 @@ class QueryVectors:
                 again, all at the same time, so that a text that no model takes fails only who asked for it.
         """
         with self._lock:
-            known = self._known(key, texts)
-            missing = [text for text in dict.fromkeys(texts) if text not in known]
-            if missing:
-                lane = self._lane(key)
+            found = self._known(key, texts)
+            if missing := [text for text in dict.fromkeys(texts) if text not in found]:
+                lane = self._lanes.setdefault(key, _Lane(key, self._kept))
                 slots = lane.join(missing, self._most_texts)
-        made = self._made(key, lane, slots, encode) if missing else {}
-        entries = {**known, **made}
-        return [QueryVector(entries[text].vector, entries[text].truncated, text in known) for text in texts]
+        if missing:
+            found |= self._made(lane, slots, encode)
+        return [found[text] for text in texts]
 
     def counts(self) -> QueryCounts:
         """What was done so far."""
         with self._lock:
-            return QueryCounts(self._hits, self._misses, self._embedded, self._batches, len(self._entries))
+            return QueryCounts(self._hits, self._misses, self._embedded, self._batches, len(self._kept))
 
     def clear(self) -> None:
         """Drop all vectors, also those that are being made: who asks after this gets a vector made after this."""
         with self._lock:
-            self._entries, self._lanes = OrderedDict(), {}
+            self._kept, self._lanes = OrderedDict(), {}
 
-    # --- under the lock -----------------------------------------------------------------------------------------------
-    def _known(self, key: SpaceKey, texts: Sequence[str]) -> dict[str, _Entry]:
-        known: dict[str, _Entry] = {}
+    def _known(self, key: SpaceKey, texts: Sequence[str]) -> dict[str, QueryVector[Any]]:
+        """Those that are kept and not too old, by text. Under the lock."""
+        known: dict[str, QueryVector[Any]] = {}
         now = self._clock()
         for text in dict.fromkeys(texts):
-            entry = self._entries.get((key, text))
-            if entry is None:
-                continue
-            if self._ttl is not None and now - entry.made >= self._ttl:
-                del self._entries[key, text]
-                continue
-            self._entries.move_to_end((key, text))
-            known[text] = entry
+            made_at, vector = self._kept.get((key, text), (now, None))
+            if vector is not None and (self._ttl is None or now - made_at < self._ttl):
+                self._kept.move_to_end((key, text))
+                known[text] = replace(vector, cached=True)
         hits = sum(text in known for text in texts)
         self._hits, self._misses = self._hits + hits, self._misses + len(texts) - hits
         return known
 
-    def _lane(self, key: SpaceKey) -> _Lane:
-        if key not in self._lanes:
-            self._lanes[key] = _Lane(threading.Condition(self._lock), self._entries)
-        return self._lanes[key]
-
-    def _keep(self, key: SpaceKey, lane: _Lane, entries: Mapping[str, _Entry]) -> None:
-        for text, entry in entries.items():
-            lane.entries[key, text] = entry
-            lane.entries.move_to_end((key, text))
-            lane.finish(text, entry)
-        while len(lane.entries) > self._most_entries:
-            lane.entries.popitem(last=False)
-
-    # --- running the model --------------------------------------------------------------------------------------------
-    def _made(self, key: SpaceKey, lane: _Lane, slots: Sequence[_Slot], encode: Encode[V]) -> dict[str, _Entry]:
-        """Entries of a caller's slots: from runs with others, and its own run if such a run failed."""
+    def _made(self, lane: _Lane, slots: Sequence[_Slot], encode: Encode[V]) -> dict[str, QueryVector[Any]]:
+        """A caller's vectors by text: from runs with others, and from its own run where such a run failed."""
         try:
-            while self._lead(key, lane, slots, encode):
+            while self._advance(lane, slots, encode):
                 pass
         finally:
             with self._lock:
                 lane.leave(slots)
-                if not lane.slots and self._lanes.get(key) is lane:
-                    del self._lanes[key]
-        made = {slot.text: slot.entry for slot in slots if slot.entry is not None}
-        alone = [slot.text for slot in slots if slot.text not in made]
+                if not lane.slots and self._lanes.get(lane.key) is lane:
+                    del self._lanes[lane.key]
+        made = {slot.text: slot.made for slot in slots if slot.made is not None}
+        alone = [slot.text for slot in slots if slot.made is None]
         for start in range(0, len(alone), self._most_texts):
-            entries = self._run(alone[start : start + self._most_texts], encode)
-            with self._lock:
-                self._keep(key, lane, entries)
-            made.update(entries)
+            made |= self._run(lane, alone[start : start + self._most_texts], encode)
         return made
 
-    def _lead(self, key: SpaceKey, lane: _Lane, slots: Sequence[_Slot], encode: Encode[V]) -> bool:
-        """Wait until the model is free and run it on what is due; False: nothing is left to wait for.
+    def _advance(self, lane: _Lane, slots: Sequence[_Slot], encode: Encode[V]) -> bool:
+        """Run the model on what is due, or wait while another caller does; False: there is nothing left to wait for.
 
-        An interrupt, which may come at any call, loses nothing: texts wait in the lane until they are done, and the
-        lane is freed by an assignment, in which no interrupt can come.
+        An interrupt, which may come at any call, loses nothing: texts stay in the lane until they are done, and the
+        lane is freed by an assignment, in which no interrupt can come. `threading.Condition` would not do: interrupted
+        in `wait`, it can release a lock that another thread holds.
         """
-        me = object()
+        me, bell = object(), threading.Lock()
         try:
             with self._lock:
-                while lane.leader is not None and not _is_settled(slots):
-                    lane.changed.wait(_PATIENCE)
                 if _is_settled(slots):
                     return False
-                lane.leader = me
-                lane.batches += 1
-                due = sorted(lane.slots.values(), key=lambda slot: slot.turn)[: self._most_texts]
-            self._run_together(key, lane, [slot.text for slot in due], {slot.text for slot in slots}, encode)
+                if is_free := lane.leader is None:
+                    lane.leader = me
+                    lane.batches += 1
+                    due = sorted(lane.slots.values(), key=lambda slot: slot.turn)[: self._most_texts]
+                else:
+                    bell.acquire()
+                    lane.bells.append(bell)
+            if is_free:
+                self._run_together(lane, [slot.text for slot in due], {slot.text for slot in slots}, encode)
+            else:
+                bell.acquire(timeout=_PATIENCE)
             return True
         finally:
             if lane.leader is me:
                 lane.leader = None
-                with self._lock:
-                    lane.changed.notify_all()
+                self._ring(lane)
 
-    def _run_together(self, key: SpaceKey, lane: _Lane, due: list[str], own: set[str], encode: Encode[V]) -> None:
+    def _ring(self, lane: _Lane) -> None:
+        with self._lock:
+            bells, lane.bells = lane.bells, []
+        for bell in bells:
+            bell.release()
+
+    def _run_together(self, lane: _Lane, due: Sequence[str], own: set[str], encode: Encode[V]) -> None:
         try:
-            entries = self._run(due, encode)
+            self._run(lane, due, encode)
         except Exception:
             with self._lock:
                 for text in due:
                     lane.finish(text, None)
             if own.issuperset(due):
                 raise
-            return
-        with self._lock:
-            self._keep(key, lane, entries)
 
-    def _run(self, texts: Sequence[str], encode: Encode[V]) -> dict[str, _Entry]:
+    def _run(self, lane: _Lane, texts: Sequence[str], encode: Encode[V]) -> dict[str, QueryVector[V]]:
         encoded = self._encoded(texts, encode)
-        now = self._clock()
-        truncated = self._truncated(texts, encoded.truncated, encode)
-        return {
-            text: _Entry(_read_only(text, vector), lost, now)
-            for text, vector, lost in zip(texts, encoded.vectors, truncated, strict=True)
-        }
+        made_at = self._clock()
+        lost = self._truncated(texts, encoded.truncated, encode)
+        rows = zip(texts, encoded.vectors, lost, strict=True)
+        made = {text: QueryVector(_read_only(text, vector), truncated) for text, vector, truncated in rows}
+        with self._lock:
+            for text, vector in made.items():
+                lane.kept[lane.key, text] = made_at, vector
+                lane.kept.move_to_end((lane.key, text))
+                lane.finish(text, vector)
+            while len(lane.kept) > self._most_entries:
+                lane.kept.popitem(last=False)
+        return made
 
     def _encoded(self, texts: Sequence[str], encode: Encode[V]) -> Encoded[V]:
         with self._lock:
@@ -348,30 +320,23 @@ class QueryVectors:
         """
         if not total or len(texts) == 1:
             return [total] * len(texts)
-        middle = len(texts) // 2
-        first = min(total, self._encoded(texts[:middle], encode).truncated)
-        return [
-            *self._truncated(texts[:middle], first, encode),
-            *self._truncated(texts[middle:], total - first, encode),
-        ]
+        half = len(texts) // 2
+        first = min(total, self._encoded(texts[:half], encode).truncated)
+        return self._truncated(texts[:half], first, encode) + self._truncated(texts[half:], total - first, encode)
 
 
 def _is_settled(slots: Sequence[_Slot]) -> bool:
-    """Whether all are done, or one has failed, so that the caller goes on alone."""
-    return all(slot.is_done for slot in slots) or any(slot.failed for slot in slots)
+    """Whether all are made, or one has failed, so that the caller goes on alone."""
+    return any(slot.failed for slot in slots) or all(slot.made is not None for slot in slots)
 
 
-def _read_only(text: str, vector: FloatArray | SparseVector) -> FloatArray | SparseVector:
-    values = vector.values if isinstance(vector, SparseVector) else vector
-    if not np.isfinite(values).all():
+def _read_only(text: str, vector: V) -> V:
+    """The same, in views that cannot be made writable, of copies that do not keep the whole batch alive."""
+    parts = (vector.indices, vector.values) if isinstance(vector, SparseVector) else (vector,)
+    if not all(np.isfinite(part).all() for part in parts):
         raise EncodingFailed(f"the model gave NaN or infinity for the query {text!r:.80}")
-    if isinstance(vector, SparseVector):
-        return SparseVector(_frozen(vector.indices), _frozen(vector.values))
-    return _frozen(vector)
-
-
-def _frozen(array: Any) -> Any:
-    """A view that cannot be made writable, of a copy that does not keep the whole batch alive."""
-    owner = np.array(array)
-    owner.flags.writeable = False
-    return owner.view()
+    copies = [np.array(part) for part in parts]
+    for copy in copies:
+        copy.flags.writeable = False
+    views: Any = [copy.view() for copy in copies]
+    return cast("V", SparseVector(*views) if isinstance(vector, SparseVector) else views[0])

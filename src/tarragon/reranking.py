@@ -62,25 +62,21 @@ class Deadline:
     """Says when time is over: what ``is_over`` is to a `Reranker` here.
 
     Args:
-        seconds: From now; infinity: never.
+        seconds: From now.
         clock: Seconds from any origin.
     """
 
     def __init__(self, seconds: float, clock: Clock = time.perf_counter) -> None:
         self._clock = clock
-        self._end = math.inf if math.isinf(seconds) else clock() + seconds
+        self._end = clock() + seconds
 
     def __call__(self) -> bool:
         """Whether it is over."""
-        return math.isfinite(self._end) and self._clock() >= self._end
+        return self._clock() >= self._end
 
     def remaining(self) -> float:
-        """Seconds left, at least 0; infinity where there is no end."""
-        return max(0.0, self._end - self._clock()) if math.isfinite(self._end) else math.inf
-
-
-NEVER = Deadline(math.inf)
-"""No deadline. A reranker that gets this one can take the passages in whatever order is fastest."""
+        """Seconds left, at least 0: how long a reranker that waits for a server may wait."""
+        return max(0.0, self._end - self._clock())
 
 
 def rerank(
@@ -109,7 +105,7 @@ def rerank(
     Raises:
         RerankingFailed: With ``on_failure="raise"``, where a reranker fails or there is no time to score anything.
     """
-    deadline = NEVER if budget_ms is None else Deadline(budget_ms / 1000, clock)
+    deadline = None if budget_ms is None else Deadline(budget_ms / 1000, clock)
     order = [id_ for id_, _ in ranking]
     last: dict[UUID, float] = {}
     stages: list[Stage] = []
@@ -142,14 +138,14 @@ def _stage_name(reranker: str, taken: Mapping[str, object]) -> str:
     return f"{name} ({again + 1})" if again else name
 
 
-def _score(reranker: Reranker, query: str, passages: list[str], deadline: Deadline) -> RerankScores:
+def _score(reranker: Reranker, query: str, passages: list[str], deadline: Deadline | None) -> RerankScores:
     """The reranker's scores, checked. Raises `RerankingFailed`, whatever goes wrong, also if it scored nothing."""
     if not passages:
         return RerankScores([])
-    if deadline():
+    if deadline is not None and deadline():
         raise RerankingFailed(f"there was no time left to score {len(passages)} passages; raise rerank_budget_ms")
     try:
-        result = reranker.score(query, passages, is_over=deadline)
+        result = reranker.score(query, passages, **({} if deadline is None else {"is_over": deadline}))
     except RerankingFailed:
         raise
     except Exception as error:  # a user's own reranker: a search must not end with it

@@ -1,39 +1,28 @@
-"""The read path, top to bottom: query → request → scores of the legs → one ranking → what the ledger serves → hits."""
+"""The read path, top to bottom: request → scores of the legs → one ranking → what the ledger serves → reranked hits."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
+import numpy as np
+
+from tarragon.diversity import at_most_per_document, mmr
 from tarragon.filters import Filter, matches
-from tarragon.fusion import Ranking, fuse
-from tarragon.protocols import (
-    DenseEncoder,
-    DenseLeg,
-    DocumentRecord,
-    LegScores,
-    LexicalLeg,
-    OpenVersion,
-    Scores,
-    SearchRequest,
-    ServedChunk,
-    Store,
-)
+from tarragon.fusion import fuse, ranking
+from tarragon.protocols import DenseEncoder, DocumentRecord, LegScores, OpenVersion, SearchRequest, ServedChunk, Store
 from tarragon.recipe import SearchRecipe
+from tarragon.requests import build_request, candidates, is_cut, twice_as_deep
+from tarragon.reranking import Step, rerank
+from tarragon.statistics import Spread
+from tarragon.tracing import Trace
 from tarragon.types import FloatArray, Hit
 
-Leg = TypeVar("Leg", DenseLeg, LexicalLeg)
-
-DECIMALS = 4
-"""Of lexical scores; they lie between 0 and some 50."""
-
-MOST_TIES = 256
-"""A tie is followed to this many times the leg's limit; a larger one is cut where the engine cuts it."""
+__all__ = ["Found", "TruncatedQuery", "build_request", "candidates", "embed_queries", "search"]
 
 
 class TruncatedQuery(UserWarning):
@@ -44,29 +33,22 @@ def embed_queries(encoder: DenseEncoder, queries: Sequence[str], recipe: SearchR
     """One vector per query, shape ``(queries, dimensions)``."""
     embeddings = encoder.encode_queries(queries, recipe.query_prompt)
     if embeddings.truncated:
-        message = f"{embeddings.truncated} tokens of the query are beyond what {encoder.name} can take"
-        warnings.warn(message, TruncatedQuery, stacklevel=3)
+        warn_of_truncation(embeddings.truncated, encoder.name)
     return embeddings.vectors
 
 
-def build_request(
-    query: str, vector: FloatArray | None, k: int, filter: Filter | None, recipe: SearchRecipe
-) -> SearchRequest:
-    """One query as data. ``vector`` is None where the mode has no dense leg."""
-    depth = max(k, recipe.depth)
-    return SearchRequest(
-        dense=DenseLeg(vector, depth) if vector is not None else None,
-        lexical=LexicalLeg(query, depth) if recipe.mode != "dense" else None,
-        filter=filter,
-    )
+def warn_of_truncation(tokens: int, model: str) -> None:
+    """Say that a query is too long."""
+    warnings.warn(f"{tokens} tokens of the query are beyond what {model} can take", TruncatedQuery, stacklevel=4)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A hit, and what the ledger says of its document."""
+    """A hit, what the ledger says of its document, and what models read of it: its headings and its text."""
 
     hit: Hit
     record: DocumentRecord
+    content: str
 
 
 def search(
@@ -76,30 +58,122 @@ def search(
     recipe: SearchRecipe,
     *,
     scored: Callable[[LegScores, SearchRequest], LegScores] = lambda legs, _: legs,
+    query: str = "",
+    spread: Spread | None = None,
+    steps: Sequence[Step] = (),
+    trace: Trace | None = None,
 ) -> list[Found]:
     """The ``k`` best that may be served, best first, equal scores in order of their chunk ids; fewer if that is all.
 
     The ledger has the last word on each hit, after its text was read: so no deleted document is served, and no document
     in two states. A document that was rewritten while the store was being searched is searched again.
 
-    ``scored`` may choose among what the legs found and score it in another way, before it is fused.
+    Args:
+        version: What to search.
+        request: The query as data.
+        k: Hits wanted.
+        recipe: How to fuse and what to leave out.
+        scored: May choose among what the legs found and score it in another way, before it is fused.
+        query: Its text, for rerankers.
+        spread: Of the query's dense scores over the corpus, for calibrated fusion; None: not known.
+        steps: Rerankers.
+        trace: Takes notes.
     """
+    trace = trace or Trace()
+    found = _retrieve(version, request, _looked_at(k, recipe, steps), recipe, scored, spread, trace)
+    if steps and found:
+        found = _reranked(found, query, recipe, steps, trace)
+    if recipe.diversity and len(found) > 1:
+        found = _diverse(found, version.store, recipe.diversity, trace)
+    if recipe.per_document is not None:
+        documents = {place: one.record.document_id for place, one in enumerate(found)}
+        found = [found[place] for place in at_most_per_document(list(documents), documents, recipe.per_document)]
+    return found[:k]
+
+
+def _looked_at(k: int, recipe: SearchRecipe, steps: Sequence[Step]) -> int:
+    """How many of the best are read: what rerankers want, and enough to choose from where not all may stay."""
+    deepest = max((step.depth for step in steps), default=0)
+    chooses = recipe.diversity > 0 or recipe.per_document is not None
+    return max(k, deepest, recipe.depth if chooses else 0)
+
+
+def _retrieve(
+    version: OpenVersion,
+    request: SearchRequest,
+    wanted: int,
+    recipe: SearchRecipe,
+    scored: Callable[[LegScores, SearchRequest], LegScores],
+    spread: Spread | None,
+    trace: Trace,
+) -> list[Found]:
     refused: set[UUID] = set()
     while True:
-        legs = candidates(version.store, request)
-        found, now = _serve(fuse(scored(legs, request), recipe.fusion), version, k, request.filter)
-        if len(found) < k and now and _is_cut(legs, request):
-            request = _twice_as_deep(request)
+        with trace.stage("legs") as said:
+            legs = candidates(version.store, request)
+            said.append(len(legs.dense or legs.lexical or legs.sparse or {}))
+        trace.legs(legs)
+        with trace.stage("fuse") as said:
+            order = _ranked(scored(legs, request), recipe, spread, wanted, trace)
+            said.append(len(order))
+        with trace.stage("serve") as said:
+            found, now = _serve(order, version, wanted, request.filter)
+            said.append(len(found))
+        if len(found) < wanted and now and is_cut(legs, request):
+            request = twice_as_deep(request)
         elif now <= refused:
             return found
         refused |= now
 
 
-def _serve(ranking: Ranking, version: OpenVersion, k: int, filter: Filter | None) -> tuple[list[Found], set[UUID]]:
+def _ranked(
+    legs: LegScores, recipe: SearchRecipe, spread: Spread | None, wanted: int, trace: Trace
+) -> Sequence[tuple[UUID, float]]:
+    """One ranking of the candidates: fused, without what scores too little, the head in order of the late scores."""
+    order = fuse(legs, recipe, spread)
+    trace.ranked("fused", order)
+    if recipe.min_score is not None:
+        least = recipe.min_score
+        order = [(id_, score) for id_, score in order if score >= least]
+    if legs.late is None:
+        return order
+    late = legs.late
+    head = [(id_, late[id_]) for id_, _ in order[: max(wanted, recipe.depth)] if id_ in late]
+    return ranking(dict(head))
+
+
+def _reranked(
+    found: Sequence[Found], query: str, recipe: SearchRecipe, steps: Sequence[Step], trace: Trace
+) -> list[Found]:
+    by_id = {UUID(one.hit.chunk_id): one for one in found}
+    order = [(id_, one.hit.score) for id_, one in by_id.items()]
+    texts = {id_: one.content for id_, one in by_id.items()}
+    after = rerank(query, order, texts, steps, budget_ms=recipe.rerank_budget_ms, on_failure=recipe.on_rerank_failure)
+    trace.stages.extend(after.stages)
+    trace.degraded.extend(after.degraded)
+    trace.truncated += after.truncated
+    for stage, scores in after.scores.items():
+        trace.ranked(stage, scores.items())
+    return [replace(by_id[id_], hit=replace(by_id[id_].hit, score=score)) for id_, score in after.ranking]
+
+
+def _diverse(found: Sequence[Found], store: Store, diversity: float, trace: Trace) -> list[Found]:
+    with trace.stage("diversity") as said:
+        vectors = store.vectors([UUID(one.hit.chunk_id) for one in found])
+        here = [one for one in found if UUID(one.hit.chunk_id) in vectors]
+        rows = np.stack([vectors[UUID(one.hit.chunk_id)] for one in here])
+        order = mmr([one.hit.score for one in here], rows, len(here), diversity)
+        said.append(len(here))
+    return [here[place] for place in order]
+
+
+def _serve(
+    order: Sequence[tuple[UUID, float]], version: OpenVersion, k: int, filter: Filter | None
+) -> tuple[list[Found], set[UUID]]:
     """The first ``k`` of a ranking that may be served, and those before them that may not."""
     found: list[Found] = []
     refused: set[UUID] = set()
-    rest = iter(ranking)
+    rest = iter(order)
     while len(found) < k and (page := list(islice(rest, k - len(found)))):
         ids = [id_ for id_, _ in page]
         payloads = version.store.payloads(ids)
@@ -109,7 +183,8 @@ def _serve(ranking: Ranking, version: OpenVersion, k: int, filter: Filter | None
             if chunk is None or payload is None or (current := _current(payload, chunk)) is None:
                 refused.add(id_)
             elif current is payload or filter is None or matches(filter, current["metadata"]):
-                found.append(Found(_hit(id_, score, current, version.record.name), chunk.record))
+                hit = _hit(id_, score, current, version.record.name)
+                found.append(Found(hit, chunk.record, current["content"]))
             else:
                 refused.add(id_)  # its metadata have changed, and no longer pass
     return found, refused
@@ -120,81 +195,6 @@ def _current(payload: Mapping[str, Any], chunk: ServedChunk) -> Mapping[str, Any
     if payload.get("digest") == chunk.payload.hex():
         return payload
     return {**payload, **chunk.pending} if chunk.pending is not None else None
-
-
-def _is_cut(legs: LegScores, request: SearchRequest) -> bool:
-    """Whether a leg may have more candidates than it gave."""
-    pairs = ((legs.dense, request.dense), (legs.lexical, request.lexical))
-    return any(scores is not None and leg is not None and len(scores) >= leg.limit for scores, leg in pairs)
-
-
-def _twice_as_deep(request: SearchRequest) -> SearchRequest:
-    dense, lexical = request.dense, request.lexical
-    return replace(
-        request,
-        dense=None if dense is None else replace(dense, limit=2 * dense.limit),
-        lexical=None if lexical is None else replace(lexical, limit=2 * lexical.limit),
-    )
-
-
-def candidates(store: Store, request: SearchRequest) -> LegScores:
-    """Each leg's best, as many as it asks for and all that tie with the last of them.
-
-    The engine cuts a leg at its limit wherever that falls among equal scores, and which of them it keeps depends on the
-    order in which they were stored. So one more is asked for, and more again while the cut goes through a tie.
-    """
-    dense, lexical = request.dense, request.lexical
-    while True:
-        legs = _steady(store.search(replace(request, dense=_one_more(dense), lexical=_one_more(lexical))))
-        dense_least, dense_ties = _least(legs.dense, request.dense, dense)
-        lexical_least, lexical_ties = _least(legs.lexical, request.lexical, lexical)
-        if not dense_ties and not lexical_ties:
-            return _at_least(legs, dense_least, lexical_least)
-        dense = _deeper(dense) if dense_ties else dense
-        lexical = _deeper(lexical) if lexical_ties else lexical
-
-
-def _steady(legs: LegScores) -> LegScores:
-    """The same, with lexical scores rounded.
-
-    The engine adds them up in single precision, segment by segment, so that equal passages can differ by a millionth,
-    and in another order after another history.
-    """
-    if legs.lexical is None:
-        return legs
-    return LegScores(legs.dense, {id_: round(score, DECIMALS) for id_, score in legs.lexical.items()})
-
-
-def _one_more(leg: Leg | None) -> Leg | None:
-    return None if leg is None else replace(leg, limit=leg.limit + 1)
-
-
-def _deeper(leg: Leg | None) -> Leg | None:
-    return None if leg is None else replace(leg, limit=4 * leg.limit)
-
-
-def _least(scores: Scores | None, wanted: Leg | None, asked: Leg | None) -> tuple[float, bool]:
-    """The score of the last hit within the wanted limit, and whether hits that tie with it may be missing."""
-    if scores is None or wanted is None or asked is None:
-        return math.inf, False
-    own = sorted(scores.values(), reverse=True)[: asked.limit + 1]
-    if len(own) <= wanted.limit:
-        return -math.inf, False
-    least = own[wanted.limit - 1]
-    was_cut = len(own) == asked.limit + 1 and asked.limit < MOST_TIES * wanted.limit
-    return least, was_cut and own[-1] == least
-
-
-def _at_least(legs: LegScores, dense_least: float, lexical_least: float) -> LegScores:
-    """The candidates that reach the least score of either leg, with their scores in both."""
-    dense, lexical = legs.dense, legs.lexical
-    if dense is None or lexical is None:
-        least = dense_least if lexical is None else lexical_least
-        chosen = {id_: score for id_, score in (dense or lexical or {}).items() if score >= least}
-        return LegScores(chosen if dense is not None else None, chosen if lexical is not None else None)
-    words = lexical.get
-    chosen = {id_: score for id_, score in dense.items() if score >= dense_least or words(id_, -1.0) >= lexical_least}
-    return LegScores(chosen, {id_: score for id_, score in lexical.items() if score >= lexical_least and id_ in chosen})
 
 
 def _hit(id_: UUID, score: float, payload: Mapping[str, Any], version: str) -> Hit:

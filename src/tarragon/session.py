@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,17 +13,31 @@ from typing import TYPE_CHECKING
 from tarragon import canaries
 from tarragon.background import Background, Foreground
 from tarragon.chunking import PARSER_REVISION, chunker_identity
-from tarragon.contract import Contract, VersionRecord
+from tarragon.contract import Contract, SideContract, VersionRecord
 from tarragon.encoders.loading import load_encoder
 from tarragon.errors import EncoderDrift, IndexNotFound, InvalidInput, RecipeMismatch
-from tarragon.identity import fingerprint
+from tarragon.identity import digest, fingerprint
 from tarragon.origins import Origins
 from tarragon.preparing import StoredVectors, VectorSource, Writer
-from tarragon.protocols import Catalog, DenseEncoder, EncoderInput, Ledger, OpenVersion
-from tarragon.recipe import IndexRecipe
+from tarragon.protocols import (
+    Catalog,
+    DenseEncoder,
+    EncoderInput,
+    LateEncoder,
+    Ledger,
+    OpenVersion,
+    Reranker,
+    SparseEncoder,
+)
+from tarragon.recipe import IndexRecipe, RerankStep
 from tarragon.reports import duration
+from tarragon.rerankers.loading import load_reranker
+from tarragon.reranking import Step
+from tarragon.side_models import SideModels
+from tarragon.sides import EncodedSide, PrefixMaker, SideMaker, sample_statistics
 from tarragon.sources import READER_REVISION
 from tarragon.sources.formats import format_of
+from tarragon.statistics import SpaceStatistics, unpack
 from tarragon.store.cache import VectorCache, cache_path
 from tarragon.survey import SurveyOptions
 
@@ -53,18 +68,31 @@ class Session:
         recipe: Settings that the caller asked for; None: the index's own.
         encoders: The caller's own, to be used instead of a recipe's model wherever they match.
         device: Where models run; None: the best there is.
+        sparse: The caller's own sparse encoder.
+        late: The caller's own late-interaction encoder.
 
     Attributes:
         is_asked: Whether somebody has searched: then a sync must not keep the next one waiting.
     """
 
     def __init__(
-        self, catalog: Catalog, *, recipe: IndexRecipe | None, encoders: Sequence[DenseEncoder], device: str | None
+        self,
+        catalog: Catalog,
+        *,
+        recipe: IndexRecipe | None,
+        encoders: Sequence[DenseEncoder],
+        device: str | None,
+        sparse: SparseEncoder | None = None,
+        late: LateEncoder | None = None,
     ) -> None:
         self.catalog = catalog
         self._wanted = recipe
         self._given = tuple(encoders)
         self._device = device
+        self.side_models = SideModels(sparse, late, device)
+        self._statistics: dict[str, SpaceStatistics] = {}
+        self._rerankers: dict[str, Reranker] = {}
+        self._loading = threading.Lock()
         self._known: list[tuple[str, DenseEncoder]] = []
         self._trusted: set[tuple[str, int]] = set()
         self._just_made: set[str] = set()
@@ -123,10 +151,43 @@ class Session:
     def create(self, recipe: IndexRecipe, encoder: DenseEncoder, *, serve: bool) -> VersionRecord:
         """A new version for this recipe and encoder, with its canaries."""
         probes = canaries.pack(canaries.run(encoder))
-        record = self.catalog.create(contract_of(recipe, encoder), serve=serve, canaries=probes)
+        record = self.catalog.create(self.contract_of(recipe, encoder), serve=serve, canaries=probes)
         self._mark_trusted(record, encoder)
         self._just_made.add(record.name)
         return record
+
+    def contract_of(self, recipe: IndexRecipe, encoder: DenseEncoder) -> Contract:
+        """The contract under which this recipe and encoder build, with the models beside it."""
+        contract = Contract.of(recipe, encoder.name, encoder.dimensions, encoder.identity, encoder.max_tokens)
+        return replace(contract, sides=self.side_models.contracts(recipe, encoder))
+
+    # --- what is known of a version -----------------------------------------------------------------------------------
+    def statistics(self, version: OpenVersion, key: str | None = None) -> SpaceStatistics | None:
+        """Of its dense space, or those of another ``key``; None if there are none."""
+        key = version.record.statistics if key is None else key
+        if key and key not in self._statistics and (text := version.ledger.attachment(key)):
+            self._statistics[key] = unpack(text)
+        return self._statistics.get(key)
+
+    def axes(self, version: OpenVersion) -> FloatArray | None:
+        """What the vectors of a version's first pass are turned onto; None if they are not, or there is none."""
+        prefix = version.record.prefix
+        known = self.statistics(version, prefix.rotation) if prefix is not None and prefix.rotation else None
+        return None if known is None else known.axes
+
+    def refresh_statistics(self, name: str) -> None:
+        """Make the statistics of a version again, after its chunks have changed. The caller is the only writer."""
+        with self.reading(name) as version:
+            text = sample_statistics(version.store)
+            key = f"statistics {digest(text).hex()}" if text else ""
+            former = version.record.statistics
+            if key == former:
+                return
+            if key:
+                version.ledger.attach(key, text)
+            self.catalog.update(replace(version.record, statistics=key))
+            if former and (version.record.prefix is None or version.record.prefix.rotation != former):
+                version.ledger.attach(former, None)
 
     # --- encoders -----------------------------------------------------------------------------------------------------
     def new_encoder(self, recipe: IndexRecipe) -> DenseEncoder:
@@ -144,7 +205,7 @@ class Session:
         """A session on the same index for another encoder, or for whatever a new recipe names."""
         given = () if encoder is None else (encoder,)
         other = Session(self.catalog, recipe=None, encoders=given, device=self._device)
-        other._known, other.origins = list(self._known), self.origins
+        other._known, other.origins, other.side_models = list(self._known), self.origins, self.side_models
         return other
 
     def adopt_encoders(self, other: Session) -> None:
@@ -173,6 +234,10 @@ class Session:
             if print_ == contract.fingerprint:
                 return encoder
         raise self._other_space(version, self._known[-1][1] if not self._given else self._given[0])
+
+    def side_encoder(self, version: OpenVersion, side: SideContract) -> SparseEncoder | LateEncoder:
+        """The encoder of a version's space beside the dense one. Raises `RecipeMismatch` if it makes other vectors."""
+        return self.side_models.encoder(side, version.record.contract.recipe, lambda: self.encoder_for(version))
 
     def check_named(self, version: OpenVersion) -> None:
         """Make sure that the encoder or model that the caller named is the one of this version.
@@ -254,6 +319,18 @@ class Session:
             differing=differing,
         )
 
+    def steps(self, wanted: Sequence[RerankStep]) -> list[Step]:
+        """Rerankers by their names, loaded once, or the caller's own."""
+        return [Step(self._reranker(step.model), step.depth) for step in wanted]
+
+    def _reranker(self, model: str | Reranker) -> Reranker:
+        if not isinstance(model, str):
+            return model
+        with self._loading:
+            if model not in self._rerankers:
+                self._rerankers[model] = load_reranker(model, self._device)
+            return self._rerankers[model]
+
     # --- writing ------------------------------------------------------------------------------------------------------
     @contextmanager
     def computing(self) -> Iterator[Background | Foreground]:
@@ -285,7 +362,17 @@ class Session:
             compute=compute,
             before_embedding=check_canaries,
             before_write=lambda size: self.catalog.require_room(DISK_MARGIN + DISK_FACTOR * size),
+            sides=self._side_makers(version),
         )
+
+    def _side_makers(self, version: OpenVersion) -> list[SideMaker]:
+        contract, prefix = version.record.contract, version.record.prefix
+
+        def load(side: SideContract) -> Callable[[], SparseEncoder | LateEncoder]:
+            return lambda: self.side_encoder(version, side)
+
+        makers: list[SideMaker] = [EncodedSide(side, load(side)) for side in contract.sides]
+        return makers if prefix is None else [*makers, PrefixMaker(prefix, self.axes(version))]
 
     def patience(self) -> float:
         """How long a sync waits for another writer: for a slice of an upgrade, but not for another sync."""
@@ -344,11 +431,6 @@ class Session:
         built = {record.contract.fingerprint for record in records if record.role(serving) == "building"}
         for space in set(self.cache.spaces()) - built:
             self.cache.clear(space)
-
-
-def contract_of(recipe: IndexRecipe, encoder: DenseEncoder) -> Contract:
-    """The contract under which this recipe and encoder build."""
-    return Contract.of(recipe, encoder.name, encoder.dimensions, encoder.identity, encoder.max_tokens)
 
 
 def namespaces(ledger: Ledger) -> list[str]:

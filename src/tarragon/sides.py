@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 from uuid import UUID
 
@@ -16,6 +17,7 @@ import numpy as np
 from tarragon.contract import Prefix, SideContract
 from tarragon.errors import EncodingFailed
 from tarragon.protocols import LateEncoder, SideSpace, SideVector, SparseEncoder, Store
+from tarragon.statistics import fit
 from tarragon.types import FloatArray, SparseVector
 
 
@@ -131,6 +133,25 @@ def shorten(vectors: FloatArray, prefix: Prefix, axes: FloatArray | None) -> Flo
         lengths = np.linalg.norm(short, axis=1, keepdims=True)
         short = short / np.where(lengths > 0, lengths, 1.0)
     return np.ascontiguousarray(short, dtype=np.float32)
+
+
+SAMPLE = 4_096
+"""Chunks that statistics are made from: those with the least ids, which are as good as drawn at random."""
+
+FEWEST = 64
+"""Chunks from which statistics are made; of fewer they would say little."""
+
+
+def sample_statistics(store: Store) -> str:
+    """The statistics of the dense vectors, packed; empty if there are too few.
+
+    They depend on what is stored and not on how it came there: the sample is made of the least ids, in their order.
+    """
+    if store.count() < FEWEST:
+        return ""
+    ids = sorted(islice(store.ids(), SAMPLE))
+    vectors = store.vectors(ids)
+    return fit(np.stack([vectors[id_] for id_ in ids if id_ in vectors])).pack()
 
 
 Sides = dict[str, dict[bytes, SideVector]]

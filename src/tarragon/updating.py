@@ -23,7 +23,7 @@ from tarragon.preparing import Writer
 from tarragon.protocols import FindableSource, OpenVersion, Source, SourceItem
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import Change, Plan, Progress, SyncReport
-from tarragon.session import Session, contract_of, measured_rate, rate_of, remember_rate
+from tarragon.session import Session, measured_rate, rate_of, remember_rate
 from tarragon.survey import SurveyOptions
 from tarragon.syncing import Budget, Sync
 
@@ -150,6 +150,8 @@ def sync_version(
         )
         report = run.run(source)
         remember_rate(version.ledger, run.rate)
+        if run.touched:
+            session.refresh_statistics(name)
         return replace(report, model=version.record.contract.model, version=name), run.touched
 
 
@@ -242,7 +244,7 @@ def plan_new(
 ) -> Plan:
     """What building a version of this recipe from a source would take; nothing is made."""
     encoder = session.new_encoder(recipe)
-    contract = contract_of(recipe, encoder)
+    contract = session.contract_of(recipe, encoder)
     record = VersionRecord("", contract)
     with session.same_space(contract.fingerprint) as donors:
         nothing: Any = NoVersion()  # it answers all that is asked of a version here

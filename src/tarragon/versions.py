@@ -14,7 +14,7 @@ from tarragon.plans import make_plan
 from tarragon.protocols import DenseEncoder, OpenVersion, Source
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import Change, Plan, SyncReport, VersionInfo
-from tarragon.session import Session, contract_of, namespaces, same_canaries
+from tarragon.session import Session, namespaces, same_canaries
 from tarragon.syncing import Budget
 from tarragon.updating import Callback, Scope, plan_new, sync_version
 
@@ -80,7 +80,7 @@ def plan_upgrade(session: Session, recipe: IndexRecipe, sources: Mapping[str, So
     """What a version of another recipe would take, a plan for each namespace; nothing is made."""
     with session.reading() as version:
         known = version.ledger.documents()
-        contract = contract_of(recipe, session.new_encoder(recipe))
+        contract = session.contract_of(recipe, session.new_encoder(recipe))
         change: Change = "model" if contract.fingerprint != version.record.contract.fingerprint else "chunker"
     return [
         plan_new(session, source, Scope(namespace), recipe, lambda id_: change if id_ in known else "new")
@@ -95,12 +95,12 @@ def building(session: Session, recipe: IndexRecipe) -> VersionRecord:
         InvalidInput: The serving version is of this recipe already.
     """
     encoder = session.new_encoder(recipe)
-    contract = contract_of(recipe, encoder)
+    contract = session.contract_of(recipe, encoder)
     serving = session.catalog.serving()
     alike = [
         record
         for record in session.catalog.versions()
-        if (record.contract.fingerprint, record.contract.recipe) == (contract.fingerprint, contract.recipe)
+        if (record.contract.fingerprints, record.contract.recipe) == (contract.fingerprints, contract.recipe)
     ]
     probes = canaries.pack(canaries.run(encoder)) if alike else ""
     for record in alike:

@@ -1,7 +1,8 @@
-"""Dense encoders behind HTTP: OpenAI's ``/embeddings``, which many servers speak, and Text Embeddings Inference (TEI).
+"""Dense encoders behind HTTP: what any server of embeddings has in common.
 
-What both have in common is `HttpEncoder`: prompts, batches by count and by tokens, a few requests at once in a fixed
-order, halves of what a server calls too large. What they differ in is an `EmbeddingServer`.
+That is prompts, batches by count and by tokens, a few requests at once in a fixed order, and halves of what a server
+calls too large. What they differ in is an `EmbeddingServer`: `tarragon.encoders.http_openai`,
+`tarragon.encoders.http_tei`.
 
 Vectors become unit vectors here. Servers differ in whether they do it, and shortened vectors need it again; stores
 compare by dot product, so that a server that changes its mind would change every score. A model that is trained for
@@ -229,7 +230,8 @@ def checked_rows(rows: object, count: int, name: str) -> FloatArray:
         EncodingFailed: Another number of rows, rows of several lengths, or something else than numbers.
     """
     try:
-        vectors = np.array(rows, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinity, and the caller sees that
+            vectors = np.array(rows, dtype=np.float32)
     except (ValueError, TypeError) as error:
         raise EncodingFailed(f"{name} answers with what is no table of numbers: {error}") from error
     if vectors.ndim != 2 or len(vectors) != count or vectors.shape[1] == 0:
@@ -240,7 +242,7 @@ def checked_rows(rows: object, count: int, name: str) -> FloatArray:
 
 def _unit(vectors: FloatArray) -> FloatArray:
     """Rows of length 1; a row of zeros stays, one that is not finite becomes NaN."""
-    finite = np.isfinite(vectors).all(axis=1)
+    finite = np.asarray(np.isfinite(vectors).all(axis=1))
     clean = np.where(finite[:, None], vectors, 0.0).astype(np.float64)
     lengths = np.linalg.norm(clean, axis=1, keepdims=True)
     units = clean / np.where(lengths == 0, 1.0, lengths)

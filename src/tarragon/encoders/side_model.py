@@ -1,12 +1,12 @@
 """Sentence-transformers models beside the dense one: what sparse and late-interaction encoders have in common.
 
-As with the dense encoder, the library loads the model and runs its modules, and texts are tokenised once, sorted by true
-length and batched under a token budget. A model has two roles, documents and queries, that can differ in everything:
-prompt, length limit, query expansion, and with a Router in the modules themselves.
+As with the dense encoder, the library loads the model and runs its modules, and texts are tokenised once, sorted by
+true length and batched under a token budget. A model has two roles, documents and queries, that can differ in
+everything: prompt, length limit, query expansion, and with a Router in the modules themselves.
 
 Found in sentence-transformers 6.2: a model of another kind is converted without an error, by a layer of random weights
-where one is missing; here it is refused. A `SpladePooling` writes the width of its first batch into its own configuration;
-that is no part of the identity.
+where one is missing; here it is refused. A `SpladePooling` writes the width of its first batch into its own
+configuration; that is no part of the identity.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class Role:
             return dict(self._library.preprocess(list(texts), prompt=self.prompt or None, task=self.task))
 
     def _accepts_own_ids(self) -> bool:
-        """Whether our ids are exactly what the library would feed the model, tried on several scripts and one long text."""
+        """Whether our ids are what the library would feed the model, tried on several scripts and one long text."""
         if self.prompt and any(getattr(module, "include_prompt", True) is False for module in self._library.modules()):
             return False
         if getattr(self._module, "query_expansion", None) and self.task == "query":
@@ -186,8 +186,8 @@ def load_library(kind: type[Any], name: str, device: str) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelNotFound(
-            f"cannot load {name!r} as a {kind.__name__}: {reason}. It must be a local folder or a name on the model hub, "
-            "in the sentence-transformers format with safetensors weights, and need no code of its own",
+            f"cannot load {name!r} as a {kind.__name__}: {reason}. It must be a local folder or a name on the model "
+            "hub, in the sentence-transformers format with safetensors weights, and need no code of its own",
             model=name,
         ) from error
     _check_kind(kind.model_type, name)
@@ -239,7 +239,8 @@ def _modules(library: Any, task: Task = "document") -> Iterator[Any]:
     """The modules that a text of this role goes through."""
     for module in library:
         if isinstance(module, Router):
-            yield from module.sub_modules[module._resolve_route(task=task, modality="text")]
+            route = module._resolve_route(task=task, modality="text")
+            yield from module.get_submodule(f"sub_modules.{route}").children()
         else:
             yield module
 
@@ -263,7 +264,8 @@ def _limit(module: Any, task: Task) -> int:
 
 def _identity(module: Any) -> dict[str, Any]:
     if isinstance(module, SparseStaticEmbedding):  # its weights may be in a JSON file
-        return {"type": type(module).__name__, "weights": sha256(module.weight.detach().cpu().numpy()).hexdigest()}
+        weights = module.weight.detach().float().cpu().numpy().tobytes()
+        return {"type": type(module).__name__, "weights": sha256(weights).hexdigest()}
     identity = _module_identity(module)
     if isinstance(module, SpladePooling):
         identity["config"].pop("embedding_dimension", None)

@@ -16,6 +16,7 @@ from sentence_transformers import SparseEncoder
 
 from tarragon.encoders.sentence_transformers import TOKEN_BUDGET, _similarity, choose_device
 from tarragon.encoders.side_model import SideModel, Task, load_library
+from tarragon.encoders.terms import MAX_TERMS
 from tarragon.encoders.token_batches import Rows
 from tarragon.errors import InvalidInput
 from tarragon.protocols import SparseEmbeddings
@@ -24,13 +25,10 @@ from tarragon.types import SparseVector
 BEHAVIOUR_REVISION = 1
 """Raised when this file changes the vectors it makes."""
 
-MAX_TERMS = 256
-"""Terms that are kept of a text. It bounds what a text costs in the store; a model that is trained to be sparse stays
-below it with most passages, so that nothing is lost. Not measured: no published weights can be had where this is built."""
-
 LOGIT_BYTES = {"cpu": 1 << 27, "cuda": 1 << 31, "mps": 1 << 29}
-"""Bytes of a batch's numbers, tokens × vocabulary; pooling needs as much again. On two cores, BERT's vocabulary on a
-small body: 1,100 tokens a batch are as fast as 4,400, in a quarter of the memory."""
+"""Bytes of a batch's numbers, tokens × vocabulary; pooling needs as much again. With BERT's vocabulary on four layers
+of 384, 1,100 tokens a batch are as fast on a CPU core as 2,200 (900 tokens/s), with 400 instead of 650 MB beside the
+model; the library's own ``splade_pooling_chunk_size`` is slower. CUDA and MPS: not measured."""
 
 
 class SparseTransformerEncoder:
@@ -71,7 +69,7 @@ class SparseTransformerEncoder:
         return self._encode(texts, "document")
 
     def encode_queries(self, texts: Sequence[str]) -> SparseEmbeddings:
-        """See `tarragon.protocols.SparseEncoder`. An inference-free model looks its words up and runs no transformer."""
+        """See `tarragon.protocols.SparseEncoder`. An inference-free model only looks its words up."""
         return self._encode(texts, "query")
 
     def _encode(self, texts: Sequence[str], task: Task) -> SparseEmbeddings:
@@ -104,7 +102,6 @@ def top_terms(weights: torch.Tensor, limit: int) -> list[SparseVector]:
 def _budget(library: Any, device: str) -> int:
     """Tokens whose numbers, one for each word of the vocabulary, fit into `LOGIT_BYTES`."""
     kind = device.split(":")[0]
-    sizes = [library.get_embedding_dimension(), getattr(library.config, "vocab_size", None), len(library.tokenizer)]
-    size = max(size for size in sizes if size)
+    size = max(getattr(library.config, "vocab_size", 1), len(library.tokenizer))
     element = (library.dtype or torch.float32).itemsize
     return max(1, min(TOKEN_BUDGET[kind], LOGIT_BYTES[kind] // (size * element)))

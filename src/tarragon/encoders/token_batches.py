@@ -77,7 +77,7 @@ class TokenBatches:
 
 
 def pad_rows(rows: Sequence[IntArray], width: int, *, pad: int, tail: int, left: bool = False) -> tuple[Rows, Rows]:
-    """Ids and attention mask, each of shape ``(rows, width)``; a longer row loses what stands before its last ``tail``."""
+    """Ids and attention mask, each of shape ``(rows, width)``; a longer row is cut before its last ``tail`` ids."""
     ids = np.full((len(rows), width), pad, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.int64)
     for i, row in enumerate(rows):

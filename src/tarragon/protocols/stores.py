@@ -89,10 +89,11 @@ class LateStage:
 
 @dataclass(frozen=True, slots=True)
 class LexicalLeg:
-    """Search by words: the ``limit`` best by BM25."""
+    """Search by words: the ``limit`` best by BM25 are candidates, and the ``scores`` best are told, if that is more."""
 
     text: str
     limit: int
+    scores: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ class LegScores:
 
     Attributes:
         dense: With other legs, the score of every candidate of any leg; alone, of its own hits. None without the leg.
-        lexical: Of every candidate that the lexical leg found; all others have 0. None without the leg.
+        lexical: Of every candidate that the lexical leg found, and of as many others as it was to tell; all others have
+            0, or less than any of these. None without the leg.
         sparse: As dense.
         late: Of every candidate. None without the stage.
     """

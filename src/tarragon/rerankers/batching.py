@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-
-from tarragon.reranking import NEVER
 
 WIDTH_STEP = 8
 """Batches are padded to a multiple of this, so that they come in few shapes, for each of which torch prepares anew."""
@@ -20,15 +19,26 @@ FIRST_SHARE = 8
 so a model too slow for the time given ends late by about the time it has taken."""
 
 
+def never() -> bool:
+    """Time is not over: what a reranker takes for ``is_over`` by default, and then need not go best first."""
+    return False
+
+
+def remaining(is_over: Callable[[], bool]) -> float:
+    """Seconds left, where ``is_over`` can tell, as `tarragon.reranking.Deadline` can; else infinity."""
+    tell = getattr(is_over, "remaining", None)
+    return math.inf if tell is None else float(tell())
+
+
 def groups(passages: Sequence[str], budget: int, is_over: Callable[[], bool]) -> Iterator[range]:
     """Consecutive passages, asking before each group whether time is over.
 
     Args:
         passages: The best first.
         budget: Tokens in a batch.
-        is_over: `tarragon.reranking.NEVER` gives one group of all, which is fastest; anything else small ones.
+        is_over: `never` gives one group of all, which is fastest; anything else small ones.
     """
-    if is_over is NEVER:
+    if is_over is never:
         yield range(len(passages))
         return
     start, size = 0, budget // FIRST_SHARE

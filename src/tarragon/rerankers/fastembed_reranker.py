@@ -1,11 +1,10 @@
 """Cross-encoders by fastembed, on onnxruntime: no torch.
 
-fastembed finds, downloads and opens the model; pairs are built, sorted and batched here as for the other cross-encoders.
+fastembed finds, downloads and opens the model; pairs are built, sorted and batched here, as for sentence-transformers.
 
 Found in fastembed 0.9: it scores batches in the order of the passages, each padded to its longest; it takes the first
 column of whatever the model returns, so that a classifier with three labels would rank by its first one: refused here.
-A folder cannot be named by itself; it is registered under a model name and passed as ``specific_model_path``. Scores are
-logits: it applies no activation.
+A folder cannot be named by itself: it is registered under a model name, and passed as ``specific_model_path`` as well.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,8 @@ from numpy.typing import NDArray
 from tarragon.encoders.bundled import file_sha256
 from tarragon.errors import DeviceUnavailable, ModelNotFound, RerankingFailed
 from tarragon.protocols import RerankScores
-from tarragon.rerankers.batching import batches, groups
+from tarragon.rerankers.batching import batches, groups, never
 from tarragon.rerankers.pairs import Pair, PairTokenizer, probes
-from tarragon.reranking import NEVER
 
 BEHAVIOUR_REVISION = 1
 """Raised when this file changes the scores it makes."""
@@ -55,8 +54,9 @@ class FastembedReranker:
     def __init__(self, model: str, *, device: str | None = None, token_budget: int = TOKEN_BUDGET) -> None:
         self.name = f"fastembed:{model}"
         loaded = _load(model, _providers(device))
-        self._session, backend = loaded.model.model, loaded.model.tokenizer
-        self._file = Path(str(loaded.model._model_dir), loaded.model.model_description.model_file)
+        inner: Any = loaded.model
+        self._session, backend = inner.model, inner.tokenizer
+        self._file = Path(inner._model_dir, inner.model_description.model_file)
         self.device = "cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"
         labels = self._session.get_outputs()[0].shape[-1]
         if labels != 1 and not isinstance(labels, str):
@@ -80,7 +80,7 @@ class FastembedReranker:
             "numeric": self.device,
         }
 
-    def score(self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = NEVER) -> RerankScores:
+    def score(self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = never) -> RerankScores:
         """See `tarragon.protocols.Reranker`."""
         try:
             return self._score(query, passages, is_over)
@@ -150,12 +150,11 @@ def _register(folder: Path) -> str:
 def _providers(device: str | None) -> list[str] | None:
     if device is None:
         return None
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.split(":")[0])
-    from onnxruntime import get_available_providers
-
-    if provider not in get_available_providers():
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.split(":")[0], device)
+    available = import_module("onnxruntime").get_available_providers()
+    if provider not in available:
         raise DeviceUnavailable(
-            f"device {device!r} is not available to onnxruntime, which has {', '.join(get_available_providers())}. "
+            f"device {device!r} is not available to onnxruntime, which has {', '.join(available)}. "
             "For CUDA install fastembed-gpu; or leave out the device",
             device=device,
         )

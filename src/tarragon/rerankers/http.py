@@ -21,7 +21,7 @@ from typing import Any
 from tarragon.encoders.http_client import HttpModel, checked_url
 from tarragon.errors import ModelProblem, ModelUnavailable, RerankingFailed
 from tarragon.protocols import RerankScores
-from tarragon.reranking import NEVER, Deadline
+from tarragon.rerankers.batching import never, remaining
 
 TIMEOUT = 30.0
 """Seconds that a server may be silent: half of what an encoder waits, since a question is waiting."""
@@ -82,7 +82,7 @@ class ServiceReranker:
         """What is known of it: the name. The service may change the model behind it."""
         return {"schema": "1", "kind": "http-reranker", "name": self.name}
 
-    def score(self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = NEVER) -> RerankScores:
+    def score(self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = never) -> RerankScores:
         """See `tarragon.protocols.Reranker`."""
         return _in_batches(passages, MOST_DOCUMENTS, is_over, partial(self._ask, query))
 
@@ -118,7 +118,7 @@ class TeiReranker:
         info = _failing(self._info)
         return {"schema": "1", "kind": "tei-reranker", **{key: str(info.get(key)) for key in ("model_id", "model_sha")}}
 
-    def score(self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = NEVER) -> RerankScores:
+    def score(self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = never) -> RerankScores:
         """See `tarragon.protocols.Reranker`. What is too long is cut by the server, which does not say how much."""
         size = _within(is_over, self._batch_size) if passages and not is_over() else 1
         if size is _TIMED_OUT:
@@ -179,7 +179,7 @@ def _within(is_over: Callable[[], bool], call: Callable[[], Any]) -> Any:
     A client's own timeouts cannot keep a deadline: they count from byte to byte, and for each try anew. So it runs in a
     thread of its own, which is left behind when time is over and ends by those timeouts.
     """
-    seconds = is_over.remaining() if isinstance(is_over, Deadline) else math.inf
+    seconds = remaining(is_over)
     if math.isinf(seconds):
         return _failing(call)
     box: SimpleQueue[tuple[Any, RerankingFailed | None]] = SimpleQueue()
@@ -217,7 +217,7 @@ def _in_input_order(rows: Any, name: str, count: int, server: str) -> list[float
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise RerankingFailed(f"{server} gives no list of results")
     places = [row.get("index") for row in rows]
-    if sorted(places, key=str) != sorted(range(count), key=str):
+    if any(type(place) is not int for place in places) or sorted(places) != list(range(count)):
         raise RerankingFailed(f"{server} gives {len(rows)} results for {count} passages, and not one for each of them")
     scores = [row.get(name) for row in rows]
     if wrong := [score for score in scores if isinstance(score, bool) or not isinstance(score, (int, float))]:

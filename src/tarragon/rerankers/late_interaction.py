@@ -8,9 +8,8 @@ import numpy as np
 
 from tarragon.errors import RerankingFailed
 from tarragon.protocols import LateEncoder, RerankScores
-from tarragon.rerankers.batching import groups
+from tarragon.rerankers.batching import groups, never
 from tarragon.rerankers.memo import Memo
-from tarragon.reranking import NEVER
 from tarragon.types import FloatArray
 
 GROUP_TOKENS = 2_048
@@ -42,7 +41,7 @@ class LateInteractionReranker:
         """See `tarragon.identity.fingerprint`: the encoder's, whose vectors decide every score."""
         return {**self._encoder.identity, "kind": "late-reranker"}
 
-    def score(self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = NEVER) -> RerankScores:
+    def score(self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = never) -> RerankScores:
         """See `tarragon.protocols.Reranker`. ``tokens`` and ``truncated`` count what was embedded now."""
         try:
             return self._score(query, passages, is_over)

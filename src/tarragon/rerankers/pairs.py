@@ -1,12 +1,9 @@
-"""Question and passage → the ids that a cross-encoder reads, without tokenising the question for each passage, nor a
-passage that was tokenised before.
+"""Question and passage → the ids that a cross-encoder reads.
 
-A pair is ``[CLS] question [SEP] passage [SEP]``, or whatever the model's tokenizer puts around and between them; it is
-read off one pair of that tokenizer. Whether the ids are then the same for every pair is tried by who uses this (`PROBES`).
-
-Found in tokenizers 0.23: ``longest_first`` does not take tokens off the longer text until both fit, as its name and
-transformers' documentation say. The shorter one is cut only if it has more than half of the room, and then both get half.
-"""  # noqa: D205
+The question is tokenised once and not again for each passage, and a passage once in its life. A pair is
+``[CLS] question [SEP] passage [SEP]``, or whatever the model's tokenizer puts around and between two texts, read off
+one pair of it. Whether the ids are then its own for every pair is for the caller to try, on `probes`.
+"""
 
 from __future__ import annotations
 
@@ -99,14 +96,15 @@ class PairTokenizer:
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of two texts stay when both together may have ``room``: see the top of this file."""
+    """How many tokens of two texts stay where both together may have ``room``.
+
+    The strategy of that name in the tokenizers library: the shorter text stays whole if it has at most half of the
+    room, else both get half, and the longer one (of equal ones the second) the odd token.
+    """
     if first + second <= room:
         return first, second
-    shorter = min(first, second)
-    longer = shorter if shorter > room else max(shorter, room - shorter)
-    if shorter + longer > room:
-        shorter, longer = room // 2, room // 2 + room % 2
-    return (longer, shorter) if first > second else (shorter, longer)
+    shorter = min(first, second, room // 2)
+    return (room - shorter, shorter) if first > second else (shorter, room - shorter)
 
 
 def probes(limit: int) -> list[tuple[str, str]]:
@@ -114,5 +112,6 @@ def probes(limit: int) -> list[tuple[str, str]]:
     words = " ".join(_WORDS)
     long = " ".join(_WORDS[place % len(_WORDS)] for place in range(min(limit, 10_000) + 7))
     half = " ".join(_WORDS[place % len(_WORDS)] for place in range(min(limit, 10_000) // 2))
-    texts = ["", "a", "A short question?", words, " \n\t" + words, half, long]
-    return [(first, second) for first in texts for second in texts]
+    short = ["", "a", "A short question?", words, " \n\t" + words]
+    too_long = [("a", long), (long, "a"), (words, long), (half, long), (long, half), (long, long), ("", long)]
+    return [*((first, second) for first in short for second in short), *too_long]

@@ -222,7 +222,8 @@ def _queries(request: SearchRequest, space: str) -> Iterator[tuple[str, q.QueryR
     alone = len(union) == 1
     for name, leg in legs.items():
         if name == "lexical" or (alone and not leg.prefetches):
-            yield name, q.QueryRequest(limit=leg.limit, query=leg.query, filter=filter_)
+            told = max(leg.limit, lexical.scores) if name == "lexical" and lexical is not None else leg.limit
+            yield name, q.QueryRequest(limit=told, query=leg.query, filter=filter_)
         else:
             yield name, q.QueryRequest(limit=limit, query=leg.query, prefetches=leg.prefetches if alone else union)
     if request.late is not None:

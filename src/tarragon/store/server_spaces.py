@@ -66,7 +66,8 @@ def build_queries(request: SearchRequest, space: str, text: str) -> Iterator[tup
     alone = len(union) == 1
     for name, leg in legs.items():
         if name == "lexical" or (alone and not leg.prefetch):
-            yield name, models.QueryRequest(query=leg.query, using=leg.using, limit=leg.limit, filter=filter_)
+            told = max(leg.limit, lexical.scores) if name == "lexical" and lexical is not None else leg.limit
+            yield name, models.QueryRequest(query=leg.query, using=leg.using, limit=told, filter=filter_)
         else:
             parts = leg.prefetch if alone else union
             yield name, models.QueryRequest(query=leg.query, using=leg.using, limit=limit, prefetch=parts)

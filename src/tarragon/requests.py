@@ -1,0 +1,189 @@
+"""From a query to what the store is asked, and from its answer to candidates that do not hang on storage order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from uuid import UUID
+
+from tarragon.errors import InvalidInput
+from tarragon.filters import Filter
+from tarragon.fusion import LEVEL_DEPTH
+from tarragon.protocols import (
+    DenseLeg,
+    FirstPass,
+    LateStage,
+    LegScores,
+    LexicalLeg,
+    Scores,
+    SearchRequest,
+    SparseLeg,
+    Store,
+)
+from tarragon.recipe import SearchRecipe
+from tarragon.types import FloatArray, SparseVector
+
+Leg = TypeVar("Leg", DenseLeg, LexicalLeg, SparseLeg)
+
+LEGS = ("dense", "lexical", "sparse")
+
+DECIMALS = 4
+"""Of lexical scores; they lie between 0 and some 50."""
+
+MOST_TIES = 256
+"""A tie is followed to this many times the leg's limit; a larger one is cut where the engine cuts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SideQueries:
+    """The query in the spaces beside the dense one; None where the index has no such space, or it is not wanted.
+
+    Attributes:
+        first: Space and short form of the query for a first pass, and candidates for each that the leg wants.
+        sparse: Space and weights.
+        late: Space and vectors, shape ``(tokens, dimensions)``.
+    """
+
+    first: tuple[str, FloatArray, float] | None = None
+    sparse: tuple[str, SparseVector] | None = None
+    late: tuple[str, FloatArray] | None = None
+
+
+def wants(recipe: SearchRecipe, *, has_sparse: bool) -> frozenset[str]:
+    """The legs of a search, on an index with or without a learned sparse space.
+
+    Raises:
+        InvalidInput: The recipe wants that space, and there is none.
+    """
+    if (recipe.mode == "sparse" or recipe.words in ("sparse", "both")) and not has_sparse:
+        raise InvalidInput(
+            "the index has no sparse model; build it with IndexRecipe(sparse_model=...), or search with words='bm25'"
+        )
+    if recipe.mode != "hybrid":
+        return frozenset({recipe.mode})
+    words = recipe.words or ("both" if has_sparse else "bm25")
+    return frozenset({"dense", *(("lexical",) if words != "sparse" else ()), *(("sparse",) if words != "bm25" else ())})
+
+
+def build_request(
+    query: str,
+    vector: FloatArray | None,
+    k: int,
+    filter: Filter | None,
+    recipe: SearchRecipe,
+    sides: SideQueries | None = None,
+) -> SearchRequest:
+    """One query as data. ``vector`` is None where the search has no dense leg."""
+    sides = sides or SideQueries()
+    depth = max(k, recipe.depth)
+    legs = wants(recipe, has_sparse=sides.sparse is not None or recipe.words == "bm25")
+    first = None
+    if sides.first is not None:
+        space, short, times = sides.first
+        first = FirstPass(space, short, math.ceil(times * depth))
+    return SearchRequest(
+        dense=DenseLeg(vector, depth, first) if vector is not None and "dense" in legs else None,
+        lexical=LexicalLeg(query, depth, _told(depth, legs, recipe)) if "lexical" in legs else None,
+        filter=filter,
+        sparse=SparseLeg(*sides.sparse, depth) if sides.sparse is not None and "sparse" in legs else None,
+        late=LateStage(*sides.late) if sides.late is not None else None,
+    )
+
+
+def _told(depth: int, legs: frozenset[str], recipe: SearchRecipe) -> int:
+    """Lexical scores that fusion looks at."""
+    return max(depth, LEVEL_DEPTH) if len(legs) > 1 and recipe.fusion == "calibrated" else 0
+
+
+def candidates(store: Store, request: SearchRequest) -> LegScores:
+    """Each leg's best, as many as it asks for and all that tie with the last of them.
+
+    The engine cuts a leg at its limit wherever that falls among equal scores, and which of them it keeps depends on the
+    order in which they were stored. So one more is asked for, and more again while the cut goes through a tie.
+    """
+    wanted = {name: leg for name in LEGS if (leg := getattr(request, name)) is not None}
+    asked = {name: with_limit(leg, leg.limit + 1) for name, leg in wanted.items()}
+    while True:
+        legs = _steady(store.search(replace(request, **asked)))
+        least = {}
+        ties = []
+        for name, leg in wanted.items():
+            least[name], is_tied = _least(getattr(legs, name), leg.limit, asked[name].limit)
+            ties += [name] if is_tied else []
+        if not ties:
+            told = math.inf
+            if request.lexical is not None:
+                told = _told_from(legs.lexical or {}, request.lexical, least["lexical"])
+            return _at_least(legs, least, told)
+        asked |= {name: with_limit(asked[name], 4 * asked[name].limit) for name in ties}
+
+
+def with_limit(leg: Leg, limit: int) -> Leg:
+    """The same leg with another limit; its first pass, if it has one, goes deeper in proportion."""
+    if isinstance(leg, DenseLeg) and leg.first is not None:
+        first = replace(leg.first, limit=math.ceil(leg.first.limit * limit / leg.limit))
+        return replace(leg, limit=limit, first=first)
+    return replace(leg, limit=limit)
+
+
+def twice_as_deep(request: SearchRequest) -> SearchRequest:
+    """The same request for twice as many candidates."""
+    legs = {name: leg for name in LEGS if (leg := getattr(request, name)) is not None}
+    return replace(request, **{name: with_limit(leg, 2 * leg.limit) for name, leg in legs.items()})
+
+
+def is_cut(legs: LegScores, request: SearchRequest) -> bool:
+    """Whether a leg may have more candidates than it gave."""
+    pairs = ((getattr(legs, name), getattr(request, name)) for name in LEGS)
+    return any(scores is not None and leg is not None and len(scores) >= leg.limit for scores, leg in pairs)
+
+
+def _steady(legs: LegScores) -> LegScores:
+    """The same, with lexical scores rounded.
+
+    The engine adds them up in single precision, segment by segment, so that equal passages can differ by a millionth,
+    and in another order after another history.
+    """
+    if legs.lexical is None:
+        return legs
+    return replace(legs, lexical={id_: round(score, DECIMALS) for id_, score in legs.lexical.items()})
+
+
+def _least(scores: Scores, wanted: int, asked: int) -> tuple[float, bool]:
+    """The score of the last hit within the wanted limit, and whether hits that tie with it may be missing."""
+    own = sorted(scores.values(), reverse=True)[:asked]
+    if len(own) <= wanted:
+        return -math.inf, False
+    least = own[wanted - 1]
+    was_cut = len(own) == asked and asked <= MOST_TIES * wanted
+    return least, was_cut and own[-1] == least
+
+
+def _at_least(legs: LegScores, least: Mapping[str, float], told: float) -> LegScores:
+    """The candidates that reach the least score of any leg, with their scores in all.
+
+    Of lexical scores only those that reach ``told`` as well, candidates or not: which others are known hangs on where
+    the engine cut.
+    """
+    chosen: set[UUID] = set()
+    for name, bound in least.items():
+        chosen.update(id_ for id_, score in getattr(legs, name).items() if score >= bound)
+    alone = len(least) == 1
+    kept: dict[str, Any] = {"lexical": None}
+    for name in ("dense", "sparse", "late"):
+        scores = getattr(legs, name)
+        kept[name] = scores and {id_: score for id_, score in scores.items() if id_ in chosen}
+    if legs.lexical is not None:
+        words = legs.lexical.items()
+        kept["lexical"] = {id_: score for id_, score in words if (id_ in chosen if alone else score >= told)}
+    return LegScores(**kept)
+
+
+def _told_from(scores: Scores, leg: LexicalLeg, least: float) -> float:
+    """The least lexical score of which all that have it, and all better ones, are known."""
+    own = sorted(scores.values(), reverse=True)
+    if len(own) < leg.scores:
+        return -math.inf  # all there are
+    return min(least, math.nextafter(own[-1], math.inf)) if leg.scores else least

@@ -1,0 +1,235 @@
+"""`Retriever`: questions to an index with settings that stay, in a scope, from threads and from an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+from tarragon.around import Passage
+from tarragon.errors import InvalidInput
+from tarragon.explaining import WhyNot
+from tarragon.index import Index
+from tarragon.receipts import Hits
+from tarragon.recipe import SearchRecipe
+from tarragon.types import FloatArray, Hit, OnStale
+
+THREADS = min(32, 4 * (os.cpu_count() or 1))
+"""Questions of an event loop that are answered at a time. They share runs of the models, so that more threads than
+cores pay."""
+
+T = TypeVar("T")
+
+
+class Scope:
+    """What questions are confined to: a filter that applies to every leg, and to explanations.
+
+    Args:
+        filters: Conditions on the documents' metadata, all of which hold.
+        keys: Of the metadata that the conditions fix to one value.
+    """
+
+    def __init__(self, filters: Sequence[Mapping[str, Any]] = (), keys: frozenset[str] = frozenset()) -> None:
+        self.filters = tuple(filters)
+        self.keys = keys
+
+    def within(self, other: Scope) -> Scope:
+        """Both at once."""
+        return Scope((*self.filters, *other.filters), self.keys | other.keys)
+
+    def filter(self, own: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """The filter of a question, confined."""
+        parts = [*self.filters, *([own] if own is not None else [])]
+        return {"$and": [dict(part) for part in parts]} if parts else None
+
+
+class Retriever:
+    """Answers questions from an index. Safe to use from several threads and event loops; close it after use.
+
+    Args:
+        index: Open, and open as long as this is used.
+        k: Hits wanted, where a question does not say.
+        recipe: How to search. None: as the index was tuned.
+        filter: On the documents' metadata, for every question.
+        on_stale: As for `Index.search`.
+        tenant_key: Of the metadata, that ``scope(tenant=...)`` fixes.
+        required: Keys of the metadata that a scope must fix to one value: without it, a question is an error.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        k: int = 5,
+        recipe: SearchRecipe | None = None,
+        filter: Mapping[str, Any] | None = None,
+        on_stale: OnStale = "flag",
+        tenant_key: str = "tenant",
+        required: Sequence[str] = (),
+    ) -> None:
+        self.index = index
+        self.k = k
+        self.recipe = recipe
+        self.on_stale: OnStale = on_stale
+        self._tenant_key = tenant_key
+        self._required = tuple(required)
+        self._own = Scope([filter] if filter is not None else [])
+        self._entered: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("tarragon scope", default=None)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tarragon retriever")
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+    def retrieve(
+        self,
+        query: str,
+        k: int | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        recipe: SearchRecipe | None = None,
+        vector: FloatArray | None = None,
+    ) -> Hits:
+        """The best passages for a question: see `Index.search`.
+
+        Raises:
+            InvalidInput: A scope is required, and the question is in none.
+        """
+        vectors = None if vector is None else [vector]
+        return self.retrieve_batch([query], k, filter=filter, recipe=recipe, vectors=vectors)[0]
+
+    def retrieve_batch(
+        self,
+        queries: Sequence[str],
+        k: int | None = None,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        recipe: SearchRecipe | None = None,
+        vectors: Sequence[FloatArray | None] | None = None,
+    ) -> list[Hits]:
+        """The same for many questions, in their order; models run once for all of them."""
+        return self.index.search_batch(
+            queries,
+            self.k if k is None else k,
+            filter=self._confined(filter),
+            recipe=recipe or self.recipe,
+            vectors=vectors,
+            on_stale=self.on_stale,
+        )
+
+    async def aretrieve(self, query: str, k: int | None = None, **options: Any) -> Hits:
+        """As `retrieve`, in a thread of its own: the event loop goes on. Questions at a time share runs of the models.
+
+        A question whose task is cancelled is answered to its end in its thread, and the answer dropped.
+        """
+        return await self._off_the_loop(partial(self.retrieve, query, k, **options))
+
+    async def aretrieve_batch(self, queries: Sequence[str], k: int | None = None, **options: Any) -> list[Hits]:
+        """As `retrieve_batch`, in a thread of its own."""
+        return await self._off_the_loop(partial(self.retrieve_batch, queries, k, **options))
+
+    async def _off_the_loop(self, work: Callable[[], T]) -> T:
+        context = contextvars.copy_context()  # so that the thread is in the caller's scope
+        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
+
+    def why_not(
+        self, query: str, document_id: str, k: int | None = None, *, recipe: SearchRecipe | None = None
+    ) -> WhyNot:
+        """At which stage a question loses a document: see `Index.why_not`. A document out of scope stays unknown."""
+        k = self.k if k is None else k
+        found = self.index.why_not(query, document_id, k, filter=self._confined(None), recipe=recipe or self.recipe)
+        if found.stage == "filter":
+            return replace(found, stage="index", sentence=f"the index has no document {document_id!r} in this scope")
+        return found
+
+    # --- around a hit -------------------------------------------------------------------------------------------------
+    def neighbours(self, hit: Hit, before: int = 1, after: int = 1) -> Passage | None:
+        """A hit with the chunks before and after it: see `Index.neighbours`."""
+        return self.index.neighbours(hit, before, after)
+
+    def section(self, hit: Hit, level: int | None = None, **options: Any) -> Passage | None:
+        """The section that a hit stands in: see `Index.section`."""
+        return self.index.section(hit, level, **options)
+
+    def warm_up(self) -> None:
+        """Load the models and open the files that a first question would have to wait for."""
+        self.index.warm_up(self.recipe)
+
+    # --- scope --------------------------------------------------------------------------------------------------------
+    @contextmanager
+    def scope(
+        self, *, filters: Mapping[str, Any] | None = None, tenant: str | int | None = None
+    ) -> Iterator[Retriever]:
+        """Confine every question of this block, in every leg and in explanations.
+
+        The block applies to this thread or task and to tasks that it starts, not to other threads; the retriever that
+        it gives is confined wherever it is used, also later. Blocks can be nested: all of their conditions hold.
+
+        Args:
+            filters: Conditions on the documents' metadata.
+            tenant: Value of the metadata's ``tenant_key``.
+        """
+        scope = (self._entered.get() or Scope()).within(self._scope_of(filters, tenant))
+        token = self._entered.set(scope)
+        try:
+            yield self._confined_to(scope)
+        finally:
+            self._entered.reset(token)
+
+    def _scope_of(self, filters: Mapping[str, Any] | None, tenant: str | int | None) -> Scope:
+        parts: list[Mapping[str, Any]] = []
+        if tenant is not None:
+            if isinstance(tenant, str) and not tenant.strip():
+                raise InvalidInput("an empty tenant is no scope; name the tenant")
+            parts.append({self._tenant_key: {"$eq": tenant}})
+        if filters is not None:
+            parts.append(filters)
+        if not parts:
+            raise InvalidInput("a scope needs filters or a tenant, neither of which is given")
+        return Scope(parts, frozenset(key for part in parts for key in _fixed(part)))
+
+    def _confined_to(self, scope: Scope) -> Retriever:
+        other = Retriever.__new__(Retriever)
+        other.__dict__.update(self.__dict__)
+        other._own = self._own.within(scope)
+        other._entered = contextvars.ContextVar("tarragon scope", default=None)
+        return other
+
+    def _confined(self, filter: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        scope = self._own.within(self._entered.get() or Scope())
+        missing = [key for key in self._required if key not in scope.keys]
+        if missing:
+            raise InvalidInput(
+                f"this retriever needs a scope that fixes {', '.join(missing)}, and there is none here: ask inside "
+                "`with retriever.scope(...) as scoped`, and where another thread asks, use `scoped`",
+                missing=missing,
+            )
+        return scope.filter(filter)
+
+    # --- closing ------------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Release the threads. The index stays open."""
+        self._threads.shutdown()
+
+    def __enter__(self) -> Retriever:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _fixed(filter: Mapping[str, Any]) -> set[str]:
+    """Keys that a filter fixes to one value: ``{"tenant": "a"}`` and ``{"tenant": {"$eq": "a"}}`` do."""
+    fixed = set()
+    for key, value in filter.items():
+        if key == "$and":
+            fixed |= {one for part in value for one in _fixed(part)}
+        elif not key.startswith("$"):
+            is_one = not isinstance(value, Mapping | list | tuple | set) or (
+                isinstance(value, Mapping) and "$eq" in value
+            )
+            fixed |= {key} if is_one and value is not None else set()
+    return fixed

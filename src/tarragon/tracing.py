@@ -1,0 +1,88 @@
+"""What a search notes of itself while it runs, for its receipt and its explanations. Cheap enough to be always on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from uuid import UUID
+
+from tarragon.protocols import LegScores
+from tarragon.receipts import Explanation, Place, Receipt, Stage
+from tarragon.requests import LEGS
+from tarragon.types import Hit
+
+
+class Trace:
+    """Notes of one search.
+
+    Args:
+        earlier: Seconds that were spent on it before.
+
+    Attributes:
+        scores: By stage, the score of every candidate that it had. Higher is better; equal ones rank by id.
+        stages: What was done, in order.
+        degraded: What went wrong and was done without.
+        truncated: Tokens of the query that models did not see.
+        spaces: By leg, the fingerprint of its model.
+        version: That was searched.
+    """
+
+    def __init__(self, earlier: float = 0.0) -> None:
+        self._begun = time.perf_counter() - earlier
+        self.scores: dict[str, Mapping[UUID, float]] = {}
+        self.stages: list[Stage] = []
+        self.degraded: list[str] = []
+        self.truncated = 0
+        self.spaces: dict[str, str] = {}
+        self.version = ""
+        self._legs: dict[str, int] = {}
+        self._ranks: dict[str, dict[UUID, int]] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[list[int | str]]:
+        """Times a block, which puts the number of candidates, and a detail if there is one, into the list."""
+        said: list[int | str] = []
+        begun = time.perf_counter()
+        yield said
+        seconds = time.perf_counter() - begun
+        count = next((value for value in said if isinstance(value, int)), 0)
+        detail = next((value for value in said if isinstance(value, str)), "")
+        self.stages.append(Stage(name, count, seconds, detail))
+
+    def legs(self, legs: LegScores) -> None:
+        """Note what the legs gave; the last call counts."""
+        for name in (*LEGS, "late"):
+            scores = getattr(legs, name)
+            if scores is not None:
+                self.scores[name] = scores
+                self._legs[name] = len(scores)
+
+    def ranked(self, stage: str, ranking: Iterable[tuple[UUID, float]]) -> None:
+        """Note a stage's own ranking."""
+        self.scores[stage] = dict(ranking)
+
+    def receipt(self) -> Receipt:
+        """Of the search so far."""
+        return Receipt(
+            version=self.version,
+            stages=tuple(self.stages),
+            legs=dict(self._legs),
+            spaces=dict(self.spaces),
+            truncated=self.truncated,
+            degraded=tuple(self.degraded),
+            seconds=time.perf_counter() - self._begun,
+        )
+
+    def explain(self, hit: Hit) -> Explanation:
+        """Where a hit stood in every stage."""
+        id_ = UUID(hit.chunk_id)
+        places = {stage: Place(self.rank(stage, id_), scores.get(id_)) for stage, scores in self.scores.items()}
+        return Explanation(hit.chunk_id, hit.document_id, places)
+
+    def rank(self, stage: str, id_: UUID) -> int | None:
+        """A passage's rank in a stage, from 1; None if the stage did not have it."""
+        if stage not in self._ranks:
+            order = sorted(self.scores[stage].items(), key=lambda entry: (-entry[1], entry[0].int))
+            self._ranks[stage] = {one: rank for rank, (one, _) in enumerate(order, start=1)}
+        return self._ranks[stage].get(id_)

@@ -1,0 +1,392 @@
+"""Settings by measurement: whether a first pass pays and how deep, and which legs with which weight.
+
+Nothing is guessed. Ways to find the nearest vectors run side by side in the engine against exact search, on the user's
+own queries, or on passages that are held back from their own answers. Legs and weights are judged by labelled queries;
+without any, by passages that should find the rest of their documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tarragon.asking import Asked, Asker
+from tarragon.comparing import Query, ndcg
+from tarragon.contract import Prefix
+from tarragon.encoders.matryoshka import trained_lengths
+from tarragon.errors import InvalidInput
+from tarragon.identity import digest
+from tarragon.protocols import OpenVersion
+from tarragon.recipe import SearchRecipe
+from tarragon.searching import search
+from tarragon.session import Session
+from tarragon.sides import prefix_space, shorten
+from tarragon.statistics import SpaceStatistics, fit
+from tarragon.store.trials import QUANTIZATIONS, Trials, Way, bytes_of, exact
+from tarragon.types import FloatArray
+
+FEWEST = 1_000
+"""Chunks below which no first pass is made: there is nothing to save, and too little to fit axes to."""
+
+MOST = 100_000
+"""Chunks that are tried on, those with the least ids: of 384 dimensions 150 MB of memory, and as much on disk."""
+
+ASKED = 200
+"""Passages that are used as queries where there are none."""
+
+LENGTHS = (64, 128, 256)
+DEPTHS = (1.0, 2.0, 4.0)
+K = 10
+"""Nearest vectors that must be found, among as many candidates as a search wants: `SearchRecipe.depth`."""
+
+WORTH = 0.9
+"""A first pass is made if it takes at most this share of the time of a search without one."""
+
+WEIGHTS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+RESAMPLES = 2_000
+
+Said = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One way to find the nearest vectors, as measured.
+
+    Attributes:
+        way: In words.
+        recall: Share of the true ten best among the candidates.
+        milliseconds: Of the engine for one query, median.
+        bytes: A chunk that a search reads.
+        chosen: Whether searches use it from now on.
+    """
+
+    way: str
+    recall: float
+    milliseconds: float
+    bytes: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One choice of legs and weights, as judged.
+
+    Attributes:
+        recipe: In words.
+        ndcg: nDCG@10, mean over the queries.
+        difference: To the default settings: mean and its 95 % interval, by bootstrap over the queries.
+        chosen: Whether searches use it from now on.
+    """
+
+    recipe: str
+    ndcg: float
+    difference: tuple[float, float, float]
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What `Index.tune` measured and chose.
+
+    Attributes:
+        chunks: How many there are; ways were tried on at most `MOST` of them.
+        queries: How many were asked.
+        held_back: Whether they were passages of the index, because no queries were given.
+        target_recall: What was asked for.
+        ways: To find the nearest vectors, first the one without any help.
+        recipes: Legs and weights, first the default; empty if nothing could judge them.
+        search: Settings of `SearchRecipe` that differ from the default, for searches that name none.
+        sentence: What was chosen and why.
+    """
+
+    chunks: int
+    queries: int
+    held_back: bool
+    target_recall: float
+    ways: tuple[Measured, ...]
+    recipes: tuple[Judged, ...]
+    search: dict[str, Any]
+    sentence: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same names and values, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the caller wants of the first pass.
+
+    Attributes:
+        first_pass: True: the fastest that reaches the target, also if it saves no time. False: none. None: if it pays.
+        lengths: To be tried.
+        rotate: Whether to turn vectors onto the principal axes of the corpus before they are cut. None: unless the
+            model is known to have been trained to be cut.
+    """
+
+    first_pass: bool | None = None
+    lengths: tuple[int, ...] = LENGTHS
+    rotate: bool | None = None
+
+
+def tune(
+    session: Session,
+    asker: Asker,
+    queries: Sequence[Query],
+    target_recall: float,
+    *,
+    choice: Choice,
+    said: Said,
+) -> Tuning:
+    """See `Index.tune`. The caller is the only writer."""
+    if not 0 < target_recall <= 1:
+        raise InvalidInput(f"target_recall={target_recall} must be above 0 and at most 1", target_recall=target_recall)
+    with session.reading() as version:
+        vectors = _Vectors.of(version)
+        if len(vectors.rows) < 2 * K:
+            raise InvalidInput(f"{len(vectors.rows)} chunks are too few to tune anything on; sync more documents first")
+        texts = [query if isinstance(query, str) else query[0] for query in queries]
+        asked = asker.ask(version, texts, replace(SearchRecipe(), mode="dense")) if texts else []
+        held = [] if texts else vectors.sample(ASKED)
+        rows = np.stack([_vector(one) for one in asked]) if texts else vectors.rows[held]
+        ways, prefix, axes = _first_pass(version, vectors, rows, held, target_recall, choice, said)
+        said("judging legs and weights")
+        judged, chosen = _legs(session, asker, version, queries)
+        _write(session, version, prefix, axes, said)
+    sentence = _sentence(ways, judged, target_recall)
+    found = Tuning(
+        version.store.count(), len(rows), not texts, target_recall, tuple(ways), tuple(judged), chosen, sentence
+    )
+    session.catalog.update(replace(session.record(version.record.name), tuning=found.to_dict()))
+    return found
+
+
+# --- first pass -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, eq=False)
+class _Vectors:
+    """The dense vectors that are tried on, in order of their ids."""
+
+    rows: FloatArray
+    unit: bool
+
+    @classmethod
+    def of(cls, version: OpenVersion) -> _Vectors:
+        ids = sorted(version.store.ids())[:MOST]
+        stored = version.store.vectors(ids)
+        rows = np.stack([stored[id_] for id_ in ids if id_ in stored]) if ids else np.empty((0, 1), np.float32)
+        lengths = np.linalg.norm(rows, axis=1)
+        return cls(rows, bool(np.abs(lengths - 1).max(initial=0) < 1e-3))
+
+    def sample(self, count: int) -> list[int]:
+        """Rows spread evenly over the ids, which are digests."""
+        return list(range(0, len(self.rows), max(1, len(self.rows) // count)))[:count]
+
+
+def _vector(asked: Asked) -> FloatArray:
+    assert asked.vector is not None  # it was asked in dense mode
+    return asked.vector
+
+
+def _first_pass(
+    version: OpenVersion,
+    vectors: _Vectors,
+    queries: FloatArray,
+    held: Sequence[int],
+    target: float,
+    choice: Choice,
+    said: Said,
+) -> tuple[list[Measured], Prefix | None, SpaceStatistics | None]:
+    """Every way as measured, the prefix that was chosen if any, and the axes that it is turned onto."""
+    dimensions = vectors.rows.shape[1]
+    enough = len(vectors.rows) >= FEWEST
+    usable = [length for length in sorted(set(choice.lengths)) if 0 < length < dimensions] if enough else []
+    trained = trained_lengths(version.record.contract.model)
+    rotate = not trained if choice.rotate is None else choice.rotate
+    if not rotate and trained:
+        usable = [length for length in usable if length in trained]
+    axes = fit(vectors.rows, max(usable)) if rotate and usable else None
+    prefixes = {length: _prefix(length, axes, vectors.unit) for length in usable}
+    turned = None if axes is None else axes.axes
+    shorts = {length: shorten(vectors.rows, prefix, turned) for length, prefix in prefixes.items()}
+    truth = exact(vectors.rows, queries, K, held)
+    limit = SearchRecipe().depth + (1 if held else 0)
+    results: list[tuple[Way, Measured]] = []
+    with Trials(vectors.rows, shorts) as trials:
+        for way in _ways(prefixes, enough):
+            said(f"trying {_words(way)}")
+            short = shorten(queries, prefixes[way.short], turned) if way.short else None
+            found, seconds = trials.run(way, queries, short, limit)
+            recall = _recall(truth, found)
+            results.append((way, Measured(_words(way), recall, 1000 * seconds, bytes_of(way, dimensions))))
+    best = _cheapest(results, target, choice.first_pass)
+    measured = [replace(one, chosen=way == best) for way, one in results]
+    if best is None or not best.short:
+        return measured, None, None
+    recall = next(one.recall for way, one in results if way == best)
+    prefix = replace(prefixes[best.short], depth=best.depth, recall=recall, chunks=len(vectors.rows))
+    return measured, prefix, axes
+
+
+def _prefix(length: int, axes: SpaceStatistics | None, unit: bool) -> Prefix:
+    key = "" if axes is None else f"axes {digest(axes.pack()).hex()}"
+    return Prefix(f"p_{length}_{digest(key).hex()[:12]}", length, key, unit, depth=1.0, recall=0.0, chunks=0)
+
+
+def _ways(shorts: Collection[int], enough: bool) -> Iterator[Way]:
+    """First without any help; then the rivals, alone and under each prefix."""
+    yield Way()
+    for length in shorts:
+        yield from (Way(short=length, depth=depth) for depth in DEPTHS)
+    for name in QUANTIZATIONS if enough else ():
+        if name:
+            yield from (Way(name, oversampling) for oversampling in (1.0, 2.0))
+            yield from (Way(name, 1.0, length, 1.0) for length in shorts)
+
+
+def _words(way: Way) -> str:
+    parts = [f"{way.short} of the numbers first, depth × {way.depth:g}"] if way.short else []
+    if way.quantization:
+        parts.append(f"{way.quantization}, oversampling {way.oversampling:g}")
+    return "; ".join(parts) or "full vectors"
+
+
+def _recall(truth: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
+    shares = [
+        len(np.intersect1d(best[best >= 0], row)) / max(1, int((best >= 0).sum()))
+        for best, row in zip(truth, found, strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+def _cheapest(results: Sequence[tuple[Way, Measured]], target: float, wanted: bool | None) -> Way | None:
+    """The fastest prefix that reaches the target, if it saves time or is wanted; else no help."""
+    full, full_measured = results[0]
+    good = [
+        (one.milliseconds, way) for way, one in results if way.short and not way.quantization and one.recall >= target
+    ]
+    if wanted is False or not good:
+        return full
+    milliseconds, way = min(good, key=lambda entry: entry[0])
+    return way if wanted or milliseconds <= WORTH * full_measured.milliseconds else full
+
+
+def _write(
+    session: Session, version: OpenVersion, prefix: Prefix | None, axes: SpaceStatistics | None, said: Said
+) -> None:
+    """Fill the new prefix space, then let it serve in one step; drop the old one."""
+    former = version.record.prefix
+    store = version.store
+    if prefix is not None and (former is None or former.space != prefix.space):
+        if axes is not None:
+            version.ledger.attach(prefix.rotation, axes.pack())
+        space = prefix_space(prefix)
+        store.add_space(space)
+        missing = list(store.without(space))
+        for start in range(0, len(missing), 1_000):
+            said(f"writing {len(missing):,} short vectors")
+            vectors = store.vectors(missing[start : start + 1_000])
+            rows = shorten(np.stack(list(vectors.values())), prefix, None if axes is None else axes.axes)
+            store.set_sides(space, dict(zip(vectors, rows, strict=True)))
+        store.flush()
+    record = session.record(version.record.name)
+    session.catalog.update(replace(record, prefix=prefix))
+    if former is not None and (prefix is None or prefix.space != former.space):
+        store.drop_space(former.space)
+        if former.rotation and former.rotation != record.statistics:
+            version.ledger.attach(former.rotation, None)
+
+
+# --- legs and weights -------------------------------------------------------------------------------------------------
+def _legs(
+    session: Session, asker: Asker, version: OpenVersion, queries: Sequence[Query]
+) -> tuple[list[Judged], dict[str, Any]]:
+    labelled = [(text, frozenset(relevant)) for text, relevant in (q for q in queries if not isinstance(q, str))]
+    asked = [(text, relevant, "") for text, relevant in labelled] or _sentences(version)
+    if len(asked) < 2 * K:
+        return [], {}
+    tried = list(_recipes(version))
+    scores = [_scores(asker, version, asked, recipe) for recipe, _ in tried]
+    differences = [_interval(row - scores[0]) for row in scores]
+    best = max(range(len(tried)), key=lambda place: (differences[place][1], -place))
+    chosen = best if differences[best][1] > 0 else 0
+    judged = [
+        Judged(_recipe_words(settings), float(row.mean()), difference, place == chosen)
+        for place, ((_, settings), row, difference) in enumerate(zip(tried, scores, differences, strict=True))
+    ]
+    return judged, tried[chosen][1]
+
+
+def _recipes(version: OpenVersion) -> Iterator[tuple[SearchRecipe, dict[str, Any]]]:
+    """First the default; then single legs, then weights, with each choice of words that the index has."""
+    has_sparse = version.record.contract.side("sparse") is not None
+    settings: list[dict[str, Any]] = [{}, {"mode": "dense"}, {"mode": "lexical"}]
+    settings += [{"mode": "sparse"}] if has_sparse else []
+    for words in ("bm25", "sparse", "both") if has_sparse else (None,):
+        named = {} if words is None else {"words": words}
+        settings += [{**named, "fusion": "calibrated", "dense_weight": weight} for weight in WEIGHTS]
+        settings += [{**named, "fusion": "dbsf"}, {**named, "fusion": "rrf"}]
+    for one in settings:
+        yield SearchRecipe(**one), one
+
+
+def _recipe_words(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items()) or "the default"
+
+
+def _scores(
+    asker: Asker, version: OpenVersion, asked: Sequence[tuple[str, frozenset[str], str]], recipe: SearchRecipe
+) -> np.ndarray[Any, Any]:
+    """nDCG@10 of each query, a document standing where its best chunk stands."""
+    found = []
+    put = asker.ask(version, [text for text, _, _ in asked], recipe)
+    for one, (text, relevant, but) in zip(put, asked, strict=True):
+        request = one.request(5 * K, None, recipe)
+        hits = [found.hit for found in search(version, request, 5 * K, recipe, query=text, spread=one.spread)]
+        keys = [hit.document_id for hit in hits] if not but else [hit.chunk_id for hit in hits if hit.chunk_id != but]
+        found.append(ndcg(list(dict.fromkeys(keys)), relevant))
+    return np.array(found)
+
+
+def _sentences(version: OpenVersion) -> list[tuple[str, frozenset[str], str]]:
+    """The middle sentence of passages, each to find the other passages of its document; the passage itself left out."""
+    ids = sorted(version.store.ids())
+    chosen = ids[:: max(1, len(ids) // ASKED)][:ASKED]
+    payloads = version.store.payloads(chosen)
+    asked = []
+    for id_ in chosen:
+        if id_ in payloads:
+            others = {str(chunk.id) for chunk in version.ledger.chunks(payloads[id_]["document_id"])} - {str(id_)}
+            content = payloads[id_]["content"][payloads[id_]["offset"] :]
+            sentences = [part.strip() for part in content.replace("\n", " ").split(". ") if len(part.strip()) > 20]
+            if others and sentences:
+                asked.append((sentences[len(sentences) // 2][:300], frozenset(others), str(id_)))
+    return asked
+
+
+def _interval(differences: np.ndarray[Any, Any]) -> tuple[float, float, float]:
+    """Mean of paired differences and its 95 % interval, by bootstrap with a fixed seed."""
+    picks = np.random.default_rng(0).integers(0, len(differences), (RESAMPLES, len(differences)))
+    low, high = np.percentile(differences[picks].mean(axis=1), [2.5, 97.5])
+    return float(differences.mean()), float(low), float(high)
+
+
+def _sentence(ways: Sequence[Measured], judged: Sequence[Judged], target: float) -> str:
+    full, way = ways[0], next(one for one in ways if one.chosen)
+    if way is full:
+        parts = ["no first pass: none reaches the target and saves time"]
+    else:
+        parts = [
+            f"{way.way}: {way.recall:.3f} of the ten best (target {target}), {way.milliseconds:.2f} ms instead of "
+            f"{full.milliseconds:.2f}"
+        ]
+    if judged:
+        recipe = next(one for one in judged if one.chosen)
+        mean, low, high = recipe.difference
+        gain = (
+            f", nDCG@10 {recipe.ndcg:.3f}, {mean:+.3f} ({low:+.3f} to {high:+.3f})" if recipe is not judged[0] else ""
+        )
+        parts.append(f"legs and weights: {recipe.recipe}{gain}")
+    return "; ".join(parts)
