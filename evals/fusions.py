@@ -148,7 +148,7 @@ class Corpus:
         found = self._store.search(SearchRequest(dense=DenseLeg(vector, self._depth), lexical=words))
         dense, lexical = found.dense or {}, found.lexical or {}
         own = dict(ranking(dense)[: self._depth]), dict(ranking(lexical)[: self._depth])
-        scores = {id_: dense[id_] for leg in own for id_ in leg}
+        scores = {id_: dense[id_] for leg in own for id_ in leg if id_ in dense}
         return Legs(own, LegScores(scores, own[1]), LegScores(scores, lexical), self._statistics.spread(vector))
 
     def documents(self, ranked: Ranking) -> list[str]:

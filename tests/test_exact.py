@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 from uuid import UUID
@@ -28,8 +28,8 @@ from tarragon.types import FloatArray
 
 CHUNKS, DIMENSIONS, WORDS, QUESTIONS = 2_000, 64, 400, 12
 TOLERANCE = 1e-5
-LEXICAL = 0.5 * 10**-DECIMALS + TOLERANCE
-"""Lexical scores are rounded, so that equal passages have equal scores."""
+ROUNDED = 0.5 * 10**-DECIMALS + 1e-6
+"""What rounding does to a lexical score: equal passages must have equal scores, and the engine adds in single precision."""
 
 Scores = dict[UUID, float]
 
@@ -78,20 +78,39 @@ class Truth:
     texts: dict[UUID, str]
     metadata: dict[UUID, Mapping[str, Any]]
     questions: list[str]
+    known: dict[tuple[str, str], Scores] = field(default_factory=dict)
 
     def dense(self, query: str) -> Scores:
+        return self.once("dense", query, self._dense)
+
+    def lexical(self, query: str) -> Scores:
+        return self.once("lexical", query, self._lexical)
+
+    def rounded(self, query: str) -> Scores:
+        """BM25 as a search sees it: the engine's, which is the formula's to single precision, and rounded."""
+        store, exact = version_of(self.index).store, self.lexical(query)
+        found = dict(store.search(SearchRequest(lexical=LexicalLeg(query, CHUNKS))).lexical or {})
+        assert found == pytest.approx(exact, abs=2e-6)
+        return {id_: round(score, DECIMALS) for id_, score in found.items()}
+
+    def once(self, leg: str, query: str, score: Callable[[str], Scores]) -> Scores:
+        if (leg, query) not in self.known:
+            self.known[leg, query] = score(query)
+        return self.known[leg, query]
+
+    def _dense(self, query: str) -> Scores:
         ids = list(self.texts)
         rows = np.stack([self.encoder.vector(self.texts[id_]) for id_ in ids]).astype(np.float64)
         return dict(zip(ids, (rows @ self.encoder.vector(query)).tolist(), strict=True))
 
-    def lexical(self, query: str) -> Scores:
+    def _lexical(self, query: str) -> Scores:
         """BM25 of those that share a word: Σ idf · f (k₁ + 1) / (f + k₁ (1 - b + b · length / average)), distinct words
         of the query once; idf = ln(1 + (N - n + ½) / (n + ½)).
         """  # noqa: D205
         words = {id_: text.split() for id_, text in self.texts.items()}
         average = sum(map(len, words.values())) / len(words)
-        asked = query.split()
-        holding = {word: sum(word in one for one in words.values()) for word in set(asked)}
+        asked = list(dict.fromkeys(query.split()))
+        holding = {word: sum(word in one for one in words.values()) for word in asked}
         scores: Scores = {}
         for id_, own in words.items():
             counts, total = Counter(own), 0.0
@@ -166,17 +185,11 @@ def test_lexical_search_is_bm25(truth: Truth, name: str) -> None:
     spec, passes = FILTERS[name]
     for query in truth.questions:
         hits = truth.index.search(query, 25, mode="lexical", filter=spec)
-        scores = truth.passing(truth.lexical(query), passes)
-        expected = ranked({id_: round(score, DECIMALS) for id_, score in scores.items()})[:25]
-        assert_same(hits, expected, LEXICAL)
-        assert [hit.score for hit in hits] == pytest.approx([scores[UUID(hit.chunk_id)] for hit in hits], abs=LEXICAL)
-
-
-def test_the_engine_s_bm25_is_exact_to_single_precision(truth: Truth) -> None:
-    store = version_of(truth.index).store
-    for query in truth.questions:
-        found = store.search(SearchRequest(lexical=LexicalLeg(query, CHUNKS))).lexical or {}
-        assert dict(found) == pytest.approx(truth.lexical(query), abs=TOLERANCE)
+        assert_same(hits, ranked(truth.passing(truth.rounded(query), passes))[:25])
+        exact = truth.passing(truth.lexical(query), passes)
+        assert [hit.score for hit in hits] == pytest.approx([exact[UUID(hit.chunk_id)] for hit in hits], abs=ROUNDED)
+        best = sorted(exact.values(), reverse=True)[:25]
+        assert [hit.score for hit in hits] == pytest.approx(best, abs=ROUNDED)
 
 
 # --- fused ------------------------------------------------------------------------------------------------------------
@@ -192,16 +205,16 @@ class Oracle:
     def __post_init__(self) -> None:
         self.all_dense = self.truth.dense(self.query)
         dense = self.truth.passing(self.all_dense, self.passes)
-        lexical = self.truth.passing(self.truth.lexical(self.query), self.passes)
-        lexical = {id_: round(score, DECIMALS) for id_, score in lexical.items()}
+        lexical = self.truth.passing(self.truth.rounded(self.query), self.passes)
         self.words = sorted(lexical.values(), reverse=True)
-        nearest, matching = self.at_least_the_last(dense), self.at_least_the_last(lexical)
+        nearest, matching = self.the_best(dense, self.depth), self.the_best(lexical, self.depth)
+        self.told = self.the_best(lexical, max(self.depth, LEVEL_DEPTH))
         self.ids = sorted({*nearest, *matching})
         self.legs = [{id_: dense[id_] for id_ in self.ids}, matching]
 
-    def at_least_the_last(self, scores: Scores) -> Scores:
-        """The best ``depth``, and all that tie with the last of them."""
-        best = sorted(scores.values(), reverse=True)[: self.depth]
+    def the_best(self, scores: Scores, count: int) -> Scores:
+        """The best so many, and all that tie with the last of them."""
+        best = sorted(scores.values(), reverse=True)[:count]
         return {id_: score for id_, score in scores.items() if best and score >= best[-1]}
 
     def column(self, leg: int) -> list[float]:
@@ -241,7 +254,7 @@ class Oracle:
         first = [*self.words[:LEVEL_DEPTH], *[0.0] * (LEVEL_DEPTH - len(self.words))]
         level = min(math.sqrt(sum(score**2 for score in first) / LEVEL_DEPTH), LEVEL_CAP)
         dense = [float((score - corpus.mean()) / corpus.std()) for score in self.column(0)]
-        lexical = [score / math.sqrt(level) for score in self.column(1)]
+        lexical = [self.told.get(id_, 0.0) / math.sqrt(level) for id_ in self.ids]
         share = CALIBRATED_DENSE if share is None else share
         return self.sum_of([dense, lexical], [share, 1 - share])
 
@@ -257,8 +270,15 @@ def test_fused_search_is_brute_force(truth: Truth, method: Fusion, share: float 
         assert_same(hits, ranked(expected)[:30])
 
 
-@pytest.mark.parametrize("share", [None, 0.3])
-@pytest.mark.parametrize("depth", [30, 100, LEVEL_DEPTH])
+LEVEL_IS_SHORT = pytest.mark.xfail(
+    strict=True,
+    reason="requests._told_from leaves out the ties at the 400th lexical score, so that the level is made of fewer, and "
+    "tells scores beyond the 400 best where a tie made the engine be asked deeper",
+)
+
+
+@LEVEL_IS_SHORT
+@pytest.mark.parametrize(("depth", "share"), [(30, None), (30, 0.3), (100, None), (100, 0.3), (LEVEL_DEPTH, None)])
 def test_calibrated_fusion_is_brute_force(truth: Truth, depth: int, share: float | None) -> None:
     """In deviations of all 2,000 dense scores, and in levels of the query's first 400 lexical ones."""
     for query in truth.questions:
@@ -277,6 +297,19 @@ def test_min_score_leaves_out_what_brute_force_scores_less(truth: Truth) -> None
         assert_same(found, expected[:10])
         left_out += len(truth.index.search(query, 30, recipe=recipe)) - len(found)
     assert left_out == 20 * len(truth.questions)
+
+
+@pytest.mark.xfail(strict=True, reason="requests._told asks for LEVEL_DEPTH scores only where there is a second leg")
+def test_a_calibrated_score_means_the_same_whatever_the_depth_and_the_legs(truth: Truth) -> None:
+    """So that a `min_score` that was chosen once holds."""
+    for query in truth.questions[:4]:
+        words = sorted(truth.rounded(query).values(), reverse=True)
+        first = [*words[:LEVEL_DEPTH], *[0.0] * (LEVEL_DEPTH - len(words))]
+        level = min(math.sqrt(sum(score**2 for score in first) / LEVEL_DEPTH), LEVEL_CAP)
+        for depth in (30, 100, 400):
+            recipe = SearchRecipe(mode="lexical", fusion="calibrated", depth=depth)
+            best = truth.index.search(query, 1, recipe=recipe)[0].score
+            assert best == pytest.approx(words[0] / math.sqrt(level), abs=TOLERANCE)
 
 
 def test_more_is_a_longer_list_of_the_same(truth: Truth) -> None:

@@ -216,6 +216,13 @@ def test_it_is_fast() -> None:
     assert min(seconds) < 0.0005  # .0001 on the machine of docs/fusion.md
 
 
+def test_a_weight_of_a_leg_that_is_not_there_goes_to_the_others() -> None:
+    found = LegScores(None, legs({"A": 3.0, "B": 6.0}), legs({"A": 2.0, "B": 1.0, "C": 0.0}))
+    for method in METHODS:
+        assert fused(found, method, 1.0) == fused(found, method, 0.0) == fused(found, method, 0.4)
+    assert dict(fused(found, "convex", 1.0)) == pytest.approx({A: 0.5 * 0.5 + 0.5, B: 0.5 + 0.5 * 0.5, C: 0.0})
+
+
 # --- ranking ----------------------------------------------------------------------------------------------------------
 @given(three_legs(), st.randoms(use_true_random=False))
 def test_ranking_is_total(found: LegScores, rng: random.Random) -> None:
@@ -302,7 +309,7 @@ def test_level_is_the_root_mean_square_of_the_largest(scores: list[float], rng: 
 
 def test_level_looks_no_deeper_than_its_depth_and_has_a_cap() -> None:
     first = [5.0] * LEVEL_DEPTH
-    assert level([*first, *[1.0] * 1000]) == level(first) == 5.0
+    assert level([*[1.0] * 1000, *first]) == level([*first, *[1.0] * 1000]) == level(first) == 5.0
     assert level([9.0] * LEVEL_DEPTH) == LEVEL_CAP
 
 

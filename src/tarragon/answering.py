@@ -74,7 +74,7 @@ class Answers:
                 return [Hits() for _ in questions]
             _ = self._session.agreed(version.record)
             settings = settings_of(questions[0], version.record)
-            steps = self._session.steps(settings.rerankers)
+            steps = self._session.rerankers.steps(settings.rerankers)
             clock = Trace()
             with clock.stage("embed") as said:
                 texts, vectors = [one.text for one in questions], [one.vector for one in questions]

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from tarragon.errors import InvalidInput
 from tarragon.protocols import OpenVersion
-from tarragon.searching import _current
+from tarragon.searching import current_payload
 from tarragon.types import Hit
 
 MOST_CHARACTERS = 8_000
@@ -191,7 +191,7 @@ def _look(version: OpenVersion, chunk: UUID) -> _Look:
         for id_, served in version.ledger.served(page).items():  # after the payloads, as in a search
             states.add(served.record.state)
             payload = payloads.get(id_)
-            if payload is None or (current := _current(payload, served)) is None:
+            if payload is None or (current := current_payload(payload, served)) is None:
                 replaced.add(id_)
             else:
                 pieces.append(_piece(id_, current))

@@ -104,7 +104,9 @@ class Asker:
         contract = version.record.contract
         sparse, late = contract.side("sparse"), contract.side("late")
         vector = None if dense is None else dense.vector
-        statistics = self._session.statistics(version) if recipe.fusion == "calibrated" and dense is not None else None
+        statistics = (
+            self._session.measures.statistics(version) if recipe.fusion == "calibrated" and dense is not None else None
+        )
         sides = SideQueries(
             first=self._first(version, vector) if recipe.first_pass and vector is not None else None,
             sparse=(sparse.space, terms.vector) if terms is not None and sparse is not None else None,
@@ -118,7 +120,7 @@ class Asker:
         prefix = version.record.prefix
         if prefix is None:
             return None
-        axes = self._session.axes(version)
+        axes = self._session.measures.axes(version)
         if prefix.rotation and axes is None:  # another process has just made another one
             return None
         return prefix.space, shorten(vector[None, :], prefix, axes)[0], prefix.depth

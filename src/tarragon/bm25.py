@@ -73,7 +73,9 @@ def inverse_frequency(chunks: int, containing: int) -> float:
     return math.log(1 + (chunks - containing + 0.5) / (containing + 0.5))
 
 
-def measure(store: Store, texts: Mapping[UUID, str], tokens: Mapping[UUID, int], average_tokens: float) -> Measured | str:
+def measure(
+    store: Store, texts: Mapping[UUID, str], tokens: Mapping[UUID, int], average_tokens: float
+) -> Measured | str:
     """Measure through lexical queries; or why that is not possible.
 
     Args:

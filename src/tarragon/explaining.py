@@ -66,7 +66,7 @@ def why_not(
         recipe = recipe or SearchRecipe(**version.record.tuning.get("search", {}))
         asked = asker.ask(version, [query], recipe)[0]
         trace = Trace()
-        steps = session.steps(recipe.rerankers)
+        steps = session.rerankers.steps(recipe.rerankers)
         request = asked.request(k, filter, recipe)
         found = search(version, request, k, recipe, query=query, spread=asked.spread, steps=steps, trace=trace)
         own = [chunk.id for chunk in version.ledger.chunks(document_id)]

@@ -180,7 +180,7 @@ def _serve(
         served = version.ledger.served(ids)  # after the payloads: what it says is at least as new
         for id_, score in page:
             chunk, payload = served.get(id_), payloads.get(id_)
-            if chunk is None or payload is None or (current := _current(payload, chunk)) is None:
+            if chunk is None or payload is None or (current := current_payload(payload, chunk)) is None:
                 refused.add(id_)
             elif current is payload or filter is None or matches(filter, current["metadata"]):
                 hit = _hit(id_, score, current, version.record.name)
@@ -190,7 +190,7 @@ def _serve(
     return found, refused
 
 
-def _current(payload: Mapping[str, Any], chunk: ServedChunk) -> Mapping[str, Any] | None:
+def current_payload(payload: Mapping[str, Any], chunk: ServedChunk) -> Mapping[str, Any] | None:
     """The payload that the ledger wants served; None if it was replaced after it was read."""
     if payload.get("digest") == chunk.payload.hex():
         return payload

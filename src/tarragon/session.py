@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,8 @@ from tarragon.chunking import PARSER_REVISION, chunker_identity
 from tarragon.contract import Contract, SideContract, VersionRecord
 from tarragon.encoders.loading import load_encoder
 from tarragon.errors import EncoderDrift, IndexNotFound, InvalidInput, RecipeMismatch
-from tarragon.identity import digest, fingerprint
+from tarragon.identity import fingerprint
+from tarragon.measures import Measures, rate_of
 from tarragon.origins import Origins
 from tarragon.preparing import StoredVectors, VectorSource, Writer
 from tarragon.protocols import (
@@ -26,18 +26,14 @@ from tarragon.protocols import (
     LateEncoder,
     Ledger,
     OpenVersion,
-    Reranker,
     SparseEncoder,
 )
-from tarragon.recipe import IndexRecipe, RerankStep
+from tarragon.recipe import IndexRecipe
 from tarragon.reports import duration
-from tarragon.rerankers.loading import load_reranker
-from tarragon.reranking import Step
-from tarragon.side_models import SideModels
-from tarragon.sides import EncodedSide, PrefixMaker, SideMaker, sample_statistics
+from tarragon.side_models import Rerankers, SideModels
+from tarragon.sides import EncodedSide, PrefixMaker, SideMaker
 from tarragon.sources import READER_REVISION
 from tarragon.sources.formats import format_of
-from tarragon.statistics import SpaceStatistics, unpack
 from tarragon.store.cache import VectorCache, cache_path
 from tarragon.survey import SurveyOptions
 
@@ -90,9 +86,8 @@ class Session:
         self._given = tuple(encoders)
         self._device = device
         self.side_models = SideModels(sparse, late, device)
-        self._statistics: dict[str, SpaceStatistics] = {}
-        self._rerankers: dict[str, Reranker] = {}
-        self._loading = threading.Lock()
+        self.measures = Measures(catalog)
+        self.rerankers = Rerankers(device)
         self._known: list[tuple[str, DenseEncoder]] = []
         self._trusted: set[tuple[str, int]] = set()
         self._just_made: set[str] = set()
@@ -161,34 +156,6 @@ class Session:
         contract = Contract.of(recipe, encoder.name, encoder.dimensions, encoder.identity, encoder.max_tokens)
         return replace(contract, sides=self.side_models.contracts(recipe, encoder))
 
-    # --- what is known of a version -----------------------------------------------------------------------------------
-    def statistics(self, version: OpenVersion, key: str | None = None) -> SpaceStatistics | None:
-        """Of its dense space, or those of another ``key``; None if there are none."""
-        key = version.record.statistics if key is None else key
-        if key and key not in self._statistics and (text := version.ledger.attachment(key)):
-            self._statistics[key] = unpack(text)
-        return self._statistics.get(key)
-
-    def axes(self, version: OpenVersion) -> FloatArray | None:
-        """What the vectors of a version's first pass are turned onto; None if they are not, or there is none."""
-        prefix = version.record.prefix
-        known = self.statistics(version, prefix.rotation) if prefix is not None and prefix.rotation else None
-        return None if known is None else known.axes
-
-    def refresh_statistics(self, name: str) -> None:
-        """Make the statistics of a version again, after its chunks have changed. The caller is the only writer."""
-        with self.reading(name) as version:
-            text = sample_statistics(version.store)
-            key = f"statistics {digest(text).hex()}" if text else ""
-            former = version.record.statistics
-            if key == former:
-                return
-            if key:
-                version.ledger.attach(key, text)
-            self.catalog.update(replace(version.record, statistics=key))
-            if former and (version.record.prefix is None or version.record.prefix.rotation != former):
-                version.ledger.attach(former, None)
-
     # --- encoders -----------------------------------------------------------------------------------------------------
     def new_encoder(self, recipe: IndexRecipe) -> DenseEncoder:
         """The encoder that a new version of this recipe is built with: the caller's own, or the recipe's model."""
@@ -205,7 +172,8 @@ class Session:
         """A session on the same index for another encoder, or for whatever a new recipe names."""
         given = () if encoder is None else (encoder,)
         other = Session(self.catalog, recipe=None, encoders=given, device=self._device)
-        other._known, other.origins, other.side_models = list(self._known), self.origins, self.side_models
+        other._known, other.origins = list(self._known), self.origins
+        other.side_models, other.measures, other.rerankers = self.side_models, self.measures, self.rerankers
         return other
 
     def adopt_encoders(self, other: Session) -> None:
@@ -319,18 +287,6 @@ class Session:
             differing=differing,
         )
 
-    def steps(self, wanted: Sequence[RerankStep]) -> list[Step]:
-        """Rerankers by their names, loaded once, or the caller's own."""
-        return [Step(self._reranker(step.model), step.depth) for step in wanted]
-
-    def _reranker(self, model: str | Reranker) -> Reranker:
-        if not isinstance(model, str):
-            return model
-        with self._loading:
-            if model not in self._rerankers:
-                self._rerankers[model] = load_reranker(model, self._device)
-            return self._rerankers[model]
-
     # --- writing ------------------------------------------------------------------------------------------------------
     @contextmanager
     def computing(self) -> Iterator[Background | Foreground]:
@@ -372,7 +328,7 @@ class Session:
             return lambda: self.side_encoder(version, side)
 
         makers: list[SideMaker] = [EncodedSide(side, load(side)) for side in contract.sides]
-        return makers if prefix is None else [*makers, PrefixMaker(prefix, self.axes(version))]
+        return makers if prefix is None else [*makers, PrefixMaker(prefix, self.measures.axes(version))]
 
     def patience(self) -> float:
         """How long a sync waits for another writer: for a slice of an upgrade, but not for another sync."""
@@ -436,17 +392,6 @@ class Session:
 def namespaces(ledger: Ledger) -> list[str]:
     """Of every document in a version, in order."""
     return sorted({record.namespace for record in ledger.documents().values()})
-
-
-def rate_of(ledger: Ledger) -> float | None:
-    """Tokens a second that the last sync embedded; None if none has measured it."""
-    return float(ledger.notes().get("rate", 0)) or None
-
-
-def remember_rate(ledger: Ledger, rate: float | None) -> None:
-    """Keep the rate of a sync that embedded enough to tell."""
-    if rate is not None:
-        ledger.note("rate", f"{rate:.1f}")
 
 
 def measured_rate(encoder: DenseEncoder) -> float:

@@ -1,17 +1,19 @@
-"""The models beside the dense one: the caller's own, or those that a recipe names, loaded when first needed."""
+"""Models beside the dense encoder: the caller's own, or those that a recipe names, loaded when first needed."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from tarragon.contract import SideContract
 from tarragon.encoders.side_loading import load_late, load_sparse
 from tarragon.errors import RecipeMismatch
 from tarragon.identity import fingerprint
-from tarragon.protocols import DenseEncoder, LateEncoder, SparseEncoder
-from tarragon.recipe import IndexRecipe
+from tarragon.protocols import DenseEncoder, LateEncoder, Reranker, SparseEncoder
+from tarragon.recipe import IndexRecipe, RerankStep
+from tarragon.rerankers.loading import load_reranker
+from tarragon.reranking import Step
 
 SideKind = Literal["sparse", "late"]
 
@@ -89,3 +91,28 @@ class SideModels:
                 load = load_sparse if kind == "sparse" else load_late
                 self._loaded[kind, model] = load(model, self._device)
             return self._loaded[kind, model]
+
+
+class Rerankers:
+    """The rerankers that recipes name, loaded when they are first needed.
+
+    Args:
+        device: Where models run.
+    """
+
+    def __init__(self, device: str | None) -> None:
+        self._device = device
+        self._loaded: dict[str, Reranker] = {}
+        self._loading = threading.Lock()
+
+    def steps(self, wanted: Sequence[RerankStep]) -> list[Step]:
+        """Each with its reranker: by name, or the caller's own."""
+        return [Step(self._reranker(step.model), step.depth) for step in wanted]
+
+    def _reranker(self, model: str | Reranker) -> Reranker:
+        if not isinstance(model, str):
+            return model
+        with self._loading:
+            if model not in self._loaded:
+                self._loaded[model] = load_reranker(model, self._device)
+            return self._loaded[model]

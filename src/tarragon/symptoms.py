@@ -1,24 +1,16 @@
-"""What figures of an index mean: healthy, or a fault that no answer shows, and what to do about it. Pure functions.
-
-A severity is ``fault`` where answers are wrong or chunks cannot be found, ``warning`` where answers are probably worse
-than they could be, ``note`` where something is worth knowing and needs nothing done.
-"""
+"""What figures of an index mean: healthy, or a fault that no answer shows, and what to do about it. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tarragon.contract import Prefix
 from tarragon.encoders.prompts import Prompts
+from tarragon.findings import Finding, Severity, Unknown
 from tarragon.recipe import SearchRecipe
-
-Severity: TypeAlias = Literal["ok", "note", "warning", "fault"]
-"""From harmless to worst."""
 
 UNIT = 0.01
 """How far from 1 a declared unit length may be: float16 and 8-bit storage round, an encoder that does not normalise is
@@ -52,78 +44,6 @@ ANISOTROPY = 0.5
 
 STALE = 0.1
 """Share of outdated documents from which a sync is overdue."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What; the same in every examination.
-        severity: How bad it is.
-        sentence: What was found, with figures.
-        remedy: What to do about it; empty where nothing needs doing.
-        data: The figures, by name.
-    """
-
-    name: str
-    severity: Severity
-    sentence: str
-    remedy: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same names and values, ready for JSON."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """One thing that could not be looked at, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """What `examine` found.
-
-    Attributes:
-        path: The index.
-        version: The version that was examined.
-        documents: Documents that can be found.
-        chunks: Chunks that can be found.
-        findings: In a fixed order.
-        skipped: What could not be looked at, by name: why.
-        seconds: Wall time.
-    """
-
-    path: str
-    version: str
-    documents: int
-    chunks: int
-    findings: tuple[Finding, ...]
-    skipped: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def severity(self) -> Severity:
-        """Of the worst finding."""
-        return max((finding.severity for finding in self.findings), key=get_args(Severity).index, default="ok")
-
-    @property
-    def is_healthy(self) -> bool:
-        """Whether nothing is worse than a note."""
-        return self.severity in ("ok", "note")
-
-    def finding(self, name: str) -> Finding | None:
-        """The finding of this name; None if it could not be looked at."""
-        return next((finding for finding in self.findings if finding.name == name), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same names and values, severity and health included, ready for JSON."""
-        return {**asdict(self), "severity": self.severity, "is_healthy": self.is_healthy}
 
 
 # --- the model and what it is given -----------------------------------------------------------------------------------
@@ -250,21 +170,29 @@ def judge_frequencies(counted: Sequence[float], implied: Sequence[float], words:
     """Compare idf as counted now with what the engine's scores imply, word by word."""
     off = np.abs(np.array(implied) - np.array(counted)) / np.maximum(counted, 0.5)
     worst, median = int(off.argmax()), float(np.median(off))
-    data = {"words": len(words), "median_deviation": median, "worst": words[worst], "worst_deviation": float(off[worst])}
+    data = {
+        "words": len(words),
+        "median_deviation": median,
+        "worst": words[worst],
+        "worst_deviation": float(off[worst]),
+    }
     told = f"over {len(words)} words idf is off by {median:.1%} (median)"
     if median <= FREQUENCY:
         return Finding("word weights", "ok", told, data=data)
     sentence = f"{told}; {words[worst]!r} weighs {implied[worst]:.2f} instead of {counted[worst]:.2f}"
-    remedy = "tarragon optimize makes the engine count again; on a server, index the text with scoring, as Tarragon does"
+    remedy = (
+        "tarragon optimize makes the engine count again; on a server, index the text with scoring, as Tarragon does"
+    )
     return Finding("word weights", "warning", sentence, remedy, data)
 
 
 def judge_average_length(counted: float, implied: float) -> Finding:
     """Compare the average length of a chunk, in words, with what the engine's scores imply."""
-    off = abs(implied / counted - 1)
-    data = {"counted": counted, "implied": implied, "deviation": off}
-    told = f"chunks have {counted:.0f} words on average, and the engine counts with {implied:.0f}"
-    if off <= LENGTH:
+    known = bool(np.isfinite(implied))
+    data = {"counted": counted, "implied": implied if known else None}
+    told = f"chunks have {counted:.0f} words on average, and the engine counts "
+    told += f"with {implied:.0f}" if known else "as if length did not matter"
+    if abs(implied / counted - 1) <= LENGTH:
         return Finding("average length", "ok", told, data=data)
     remedy = "short and long chunks are weighed wrongly: tarragon optimize; on a server, index the text with scoring"
     return Finding("average length", "warning", told, remedy, data)
@@ -306,10 +234,7 @@ def judge_missing(missing: Mapping[str, int], invisible: frozenset[str], chunks:
     if not gaps:
         return Finding("missing vectors", "ok", f"every chunk has its {' and '.join(missing)} vector", data=data)
     told = ", ".join(f"{count:,} of {chunks:,} chunks have no {kind} vector" for kind, count in gaps.items())
-    remedies = {
-        "dense": "Index.verify(repair=True)",
-        "prefix": "tune again: Index.tune",
-    }
+    remedies = {"dense": "Index.verify(repair=True)", "prefix": "tune again: Index.tune"}
     steps = dict.fromkeys(remedies.get(kind, "upgrade to a new version, which makes them again") for kind in gaps)
     severity: Severity = "fault" if invisible & set(gaps) else "warning"
     return Finding("missing vectors", severity, told, "; ".join(steps), data)
@@ -331,11 +256,31 @@ def judge_depth(recipe: SearchRecipe, k: int) -> Finding:
 
 
 # --- the documents ----------------------------------------------------------------------------------------------------
-def judge_count(name: str, count: int, total: int, what: str, remedy: str, *, severity: Severity = "warning") -> Finding:
-    """A number that should be 0."""
-    data = {"count": count, "total": total}
-    told = f"{count:,} of {total:,} {what}" if count else f"none of {total:,} {what}"
-    return Finding(name, severity if count else "ok", told, remedy if count else "", data)
+def judge_failed(failed: int, documents: int) -> Finding:
+    """Judge how many documents the last sync could not index."""
+    data = {"failed": failed, "documents": documents}
+    if not failed:
+        return Finding("failed documents", "ok", f"all of {documents:,} documents could be indexed", data=data)
+    sentence = f"{failed:,} of {documents:,} documents could not be indexed; at best an old text of them is served"
+    return Finding("failed documents", "warning", sentence, "tarragon status names them: mend them and sync", data)
+
+
+def judge_unfinished(unfinished: int, documents: int) -> Finding:
+    """Judge how many documents are between two states."""
+    data = {"unfinished": unfinished, "documents": documents}
+    if not unfinished:
+        return Finding("unfinished documents", "ok", "no document is half written", data=data)
+    sentence = f"the writing of {unfinished:,} of {documents:,} documents was interrupted, or is going on"
+    return Finding("unfinished documents", "warning", sentence, "sync again, which completes it", data)
+
+
+def judge_stored(recorded: int, stored: int) -> Finding:
+    """Compare the chunks of the ledger with those of the store."""
+    data = {"recorded": recorded, "stored": stored}
+    if recorded == stored:
+        return Finding("stored chunks", "ok", f"all of {recorded:,} recorded chunks are stored", data=data)
+    sentence = f"{recorded:,} chunks are recorded and {stored:,} are stored"
+    return Finding("stored chunks", "fault", sentence, "tarragon verify --repair", data)
 
 
 def judge_sources(stale: int, missing: int, unknown: int, asked: int) -> Finding:
@@ -347,3 +292,13 @@ def judge_sources(stale: int, missing: int, unknown: int, asked: int) -> Finding
         return Finding("stale documents", "ok", told, data=data)
     severity: Severity = "warning" if outdated >= STALE * asked else "note"
     return Finding("stale documents", severity, told, "sync the source", data)
+
+
+def judge_versions(behind: Mapping[str, int]) -> Finding:
+    """Judge by how many documents the versions that are kept for a rollback differ from the one that serves."""
+    late = {name: count for name, count in behind.items() if count}
+    if not late:
+        return Finding("versions", "ok", f"{len(behind)} kept for a rollback, none of them behind", data=behind)
+    told = ", ".join(f"{name} differs in {count:,} documents" for name, count in late.items())
+    remedy = "sync with its model at hand, or drop it: tarragon gc --keep 0"
+    return Finding("versions", "warning", f"a rollback would bring back old texts: {told}", remedy, behind)

@@ -17,13 +17,14 @@ from tarragon.errors import (
     RecipeMismatch,
     TooManyDeletions,
 )
+from tarragon.measures import rate_of, remember_rate
 from tarragon.planning import outdated
 from tarragon.plans import NoVersion, make_plan
 from tarragon.preparing import Writer
 from tarragon.protocols import FindableSource, OpenVersion, Source, SourceItem
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import Change, Plan, Progress, SyncReport
-from tarragon.session import Session, measured_rate, rate_of, remember_rate
+from tarragon.session import Session, measured_rate
 from tarragon.survey import SurveyOptions
 from tarragon.syncing import Budget, Sync
 
@@ -151,7 +152,7 @@ def sync_version(
         report = run.run(source)
         remember_rate(version.ledger, run.rate)
         if run.touched:
-            session.refresh_statistics(name)
+            session.measures.refresh(name)
         return replace(report, model=version.record.contract.model, version=name), run.touched
 
 

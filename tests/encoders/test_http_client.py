@@ -77,8 +77,8 @@ def test_after_the_last_try_the_error_says_where_what_and_how_often(server: tupl
 
 def test_a_silent_server_times_out_and_is_tried_again(server: tuple[ModelServer, str]) -> None:
     model, url = server
-    model.replies = [Reply(200, [], delay=1.0)] * 2
-    client = HttpModel(url, tries=2, timeout=0.1, sleep=lambda _: None)
+    model.replies = [Reply(200, [], delay=1.5)] * 2
+    client = HttpModel(url, tries=2, timeout=0.4, sleep=lambda _: None)
     with pytest.raises(ModelUnavailable, match=r"ReadTimeout.* 2 times") as caught:
         client.post("/embed", EMBED)
     assert caught.value.data["status"] is None
@@ -159,6 +159,10 @@ def test_the_key_is_sent_and_never_told(
             client.post("/embed", EMBED)
         error = caught.value
         assert KEY not in f"{error} {error!r} {error.data} {error.__cause__!r} {error.__context__!r}"
+    model.replies = [Reply(401, {"error": f"Incorrect API key provided: {KEY[:10]}***{KEY[-4:]}"})]
+    with pytest.raises(ModelUnavailable, match="Check the key .*SOME_KEY") as caught:
+        client.post("/embed", EMBED)
+    assert KEY[:10] not in str(caught.value), "nor a part of it, which some servers repeat"
     assert KEY not in repr(client)
     assert len(caplog.records) > 5
     assert KEY not in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -117,7 +118,7 @@ def test_only_spaces_that_were_asked_for_are_made(joint: JointEncoder) -> None:
 def test_equal_texts_in_one_call_are_one_forward(joint: JointEncoder, forwards: list[int]) -> None:
     found = joint.sparse.encode_documents(["a key"] * 3)
     assert forwards == [1]
-    assert found.tokens == 3 * 7, "each counts"
+    assert found.tokens == 3 * 4, "each counts"
     assert len({tuple(vector.values) for vector in found.vectors}) == 1
 
 
@@ -214,6 +215,22 @@ def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
     for name in (path, tmp_path / "nowhere"):
         with pytest.raises(ModelNotFound, match="cannot load the joint model"):
             JointEncoder(str(name), device="cpu")
+
+
+def test_the_conversion_in_the_documentation_works(
+    folder: Path, joint: JointEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = Path(shutil.copytree(folder, tmp_path / "bge-m3"))
+    for name in ("sparse_linear", "colbert_linear"):
+        torch.save(load_file(published / f"{name}.safetensors"), published / f"{name}.pt")
+        (published / f"{name}.safetensors").unlink()
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    block = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "torch.load" in block)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "models.md", "exec"), {})
+    made = JointEncoder("models/bge-m3", device="cpu").late.encode_documents(TEXTS[:2]).vectors
+    for ours, theirs in zip(made, joint.late.encode_documents(TEXTS[:2]).vectors, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-5)
 
 
 def test_its_spaces_load_by_name(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,23 @@ def test_queries_without_expansion_have_a_vector_a_token(tmp_path: Path) -> None
         MultiVectorEncoder(path, device="cpu").encode_query(TEXTS, convert_to_numpy=True),
     )
     assert len(ours.encode_queries(["a b c"]).vectors[0]) == 6
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_models_of_pylate_run_with_their_own_weights(tmp_path: Path, colbert: Path, older: bool) -> None:
+    path = Path(shutil.copytree(colbert, tmp_path / "pylate"))
+    modules = json.loads((path / "modules.json").read_text())
+    (path / "modules.json").write_text(json.dumps(modules[:2]))  # PyLate keeps masking and normalising elsewhere
+    settings = {"query_prefix": "[Q] ", "document_prefix": "[D] ", "query_length": 16, "document_length": 48}
+    config = settings if older else {**settings, "model_type": "ColBERT"}
+    (path / "config_sentence_transformers.json").write_text(json.dumps(config))
+    ours, theirs = LateTransformerEncoder(str(path), device="cpu"), MultiVectorEncoder(str(path), device="cpu")
+    assert_same(ours.encode_documents(TEXTS).vectors, theirs.encode_document(TEXTS, convert_to_numpy=True))
+    assert_same(ours.encode_queries(TEXTS).vectors, theirs.encode_query(TEXTS, convert_to_numpy=True))
+    (path / "modules.json").write_text(json.dumps(modules[:1]))
+    if older:
+        with pytest.raises(ModelNotFound, match="no late-interaction model"):
+            LateTransformerEncoder(str(path), device="cpu")
 
 
 def test_the_same_text_has_the_same_vectors_in_any_batch(colbert: Path, encoder: LateTransformerEncoder) -> None:

@@ -75,6 +75,15 @@ def test_an_address_that_is_none_or_holds_a_secret_is_refused(model: str) -> Non
     assert "hush" not in str(caught.value)
 
 
+def test_a_joint_model_takes_no_settings_that_it_does_not_have() -> None:
+    for recipe in (
+        IndexRecipe(model="joint:folder", dimensions=8),
+        IndexRecipe(model="joint:folder", document_prompt="d"),
+    ):
+        with pytest.raises(InvalidRecipe, match="joint:folder"):
+            load_encoder(recipe, None)
+
+
 def test_an_unnamed_or_plain_model_runs_on_sentence_transformers(tmp_path: Path) -> None:
     assert load_encoder(IndexRecipe(), "cpu").name == "all-MiniLM-L6-v2"
     recipe = IndexRecipe(model=str(make_model(tmp_path, "bert")), dimensions=8, document_prompt="d: ")
@@ -132,7 +141,7 @@ def test_the_environment_names_the_server_and_its_key(monkeypatch: pytest.Monkey
         ("fastembed:BAAI/bge-small-en-v1.5", "fastembed", "fastembed"),
         ("openai:m", "httpx", "http"),
         ("tei:http://localhost:1", "httpx", "http"),
-        ("static:folder", "tokenizers", "fastembed"),
+        ("static:folder", "safetensors", "sentence-transformers"),
     ],
 )
 def test_a_missing_library_is_told_with_its_extra(

@@ -141,9 +141,10 @@ def test_expansion_finds_what_shares_no_word(trained: SparseTransformerEncoder) 
     documents = [f"my new {pair[0]} was here" for pair in SYNONYMS]
     queries = [f"every old {pair[1]} for sale" for pair in SYNONYMS]
     width = 1_000
-    scores = dense(trained.encode_queries(queries).vectors, width) @ dense(
-        trained.encode_documents(documents).vectors, width
-    ).T
+    scores = (
+        dense(trained.encode_queries(queries).vectors, width)
+        @ dense(trained.encode_documents(documents).vectors, width).T
+    )
     assert scores.argmax(axis=1).tolist() == list(range(len(SYNONYMS)))
 
 

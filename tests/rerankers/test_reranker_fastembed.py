@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fastembed.rerank.cross_encoder import TextCrossEncoder
-from tiny_onnx import cut, make_folder, scores
+from tiny_onnx_reranker import cut, make_folder, scores
 from tiny_rerankers import TOPICS
 
 from tarragon.errors import DeviceUnavailable, ModelNotFound, RerankingFailed

@@ -268,6 +268,21 @@ def test_a_vector_of_another_length_is_refused(store: Store) -> None:
     assert UUID(int=77) not in set(store.ids())
 
 
+def test_a_chunk_whose_sparse_vector_has_no_term_has_one_all_the_same(store: Store) -> None:
+    """A model can find nothing in a text; it must not be asked again and again."""
+    none = SparseVector(np.array([], dtype=np.int32), np.array([], dtype=np.float32))
+    store.add_space(SPARSE)
+    store.upsert([plain(1, **{SPARSE.name: none}), plain(2)])
+    assert list(store.without(SPARSE)) == [UUID(int=2)]
+    assert same(store.sides(SPARSE, [UUID(int=1)])[UUID(int=1)], none)
+    store.set_sides(SPARSE, {UUID(int=2): none})
+    assert list(store.without(SPARSE)) == []
+    found = store.search(SearchRequest(sparse=SparseLeg(SPARSE.name, Corpus(1).terms(5), 9)))
+    assert dict(found.sparse or {}) == {}
+    found = store.search(SearchRequest(sparse=SparseLeg(SPARSE.name, none, 9)))
+    assert dict(found.sparse or {}) == {}, "a query without terms finds nothing"
+
+
 def test_spaces_belong_to_one_version(catalog: Catalog, store: Store) -> None:
     corpus = Corpus(3).fill(store)
     other = catalog.create(contract("other"), serve=False)

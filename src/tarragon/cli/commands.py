@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tarragon.cli import views
+from tarragon.cli.questions import read_queries
 from tarragon.copying import copy_index
 from tarragon.encoders.loading import load_encoder
-from tarragon.errors import InvalidFilter, InvalidInput
+from tarragon.errors import InvalidInput
 from tarragon.index import Index
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import Plan
 from tarragon.status import read_status
-from tarragon.types import Hit
 from tarragon.watching import did_something
 
 CHANGES, SOME_FAILED, BLOCKED, UNSOUND = 2, 3, 3, 3
@@ -50,32 +50,6 @@ def sync(options: argparse.Namespace) -> int:
     return SOME_FAILED if report.documents_failed else 0
 
 
-def search(options: argparse.Namespace) -> int:
-    """``tarragon search``."""
-    with Index.open(options.index, device=options.device, create=False) as index:
-        if options.bridge or options.model:
-            hits = _bridged(index, options)
-        else:
-            hits = index.search(
-                options.query, options.k, filter=_filter(options.filter), mode=options.mode, on_stale=options.on_stale
-            )
-    if options.json:
-        views.output_json({"query": options.query, "hits": [hit.to_dict() for hit in hits]})
-    else:
-        views.show_hits(hits)
-    return 0
-
-
-def _bridged(index: Index, options: argparse.Namespace) -> list[Hit]:
-    if not (options.bridge and options.model):
-        raise InvalidInput("--bridge and --model go together: an index is searched with its own model otherwise")
-    if options.mode is not None or options.on_stale != "flag":
-        raise InvalidInput("--mode and --on-stale do not go with --bridge, which always fuses both legs and marks hits")
-    recipe = IndexRecipe.from_dict({**index.recipe.to_dict(), "model": options.model})
-    encoder = load_encoder(recipe, options.device)
-    return index.bridge(encoder, kind=options.bridge).search(options.query, options.k, filter=_filter(options.filter))
-
-
 def status(options: argparse.Namespace) -> int:
     """``tarragon status``."""
     views.output(options.json, read_status(options.index, create=False), views.show_status)
@@ -96,6 +70,14 @@ def verify(options: argparse.Namespace) -> int:
         found = index.verify(deep=options.deep, sample=options.sample, repair=options.repair)
     views.output(options.json, found, views.show_verification)
     return 0 if found.is_sound else UNSOUND
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """``tarragon doctor``."""
+    with Index.open(options.index, device=options.device, create=False) as index:
+        found = index.doctor(k=options.k, deep=options.deep)
+    views.output(options.json, found, views.show_examination)
+    return 0 if found.is_healthy else UNSOUND
 
 
 def versions(options: argparse.Namespace) -> int:
@@ -131,7 +113,7 @@ def upgrade(options: argparse.Namespace) -> int:
 def compare(options: argparse.Namespace) -> int:
     """``tarragon compare``."""
     with Index.open(options.index, device=options.device, create=False) as index:
-        found = index.compare(options.version, queries=_queries(options.queries), sample=options.sample)
+        found = index.compare(options.version, queries=read_queries(options.queries), sample=options.sample)
     views.output(options.json, found, views.show_comparison)
     return 0
 
@@ -198,18 +180,20 @@ def _sources(named: Sequence[str]) -> dict[str, str]:
 
 
 def _recipe(options: argparse.Namespace) -> IndexRecipe | None:
-    names = ("model", "document_prompt", "dimensions", "chunking", "chunk_tokens", "language")
+    names = (
+        "model",
+        "document_prompt",
+        "dimensions",
+        "chunking",
+        "chunk_tokens",
+        "language",
+        "sparse_model",
+        "late_model",
+    )
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if not given:
         return None
     return IndexRecipe.from_dict({**read_status(options.index).recipe, **given})
-
-
-def _filter(text: str | None) -> Any:
-    try:
-        return None if text is None else json.loads(text)
-    except ValueError as error:
-        raise InvalidFilter(f"--filter is not JSON: {error}: {text}") from None
 
 
 def _read_plan(path: str) -> Plan:
@@ -217,20 +201,6 @@ def _read_plan(path: str) -> Plan:
         return Plan.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidInput(f"{path} is not a saved plan: {error}; make one with tarragon plan --out {path}") from error
-
-
-def _queries(path: str | None) -> Sequence[Any]:
-    """Questions, or pairs of a question and the ids of the documents that answer it."""
-    if path is None:
-        return ()
-    found: list[Any] = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            found.append((entry["query"], entry["relevant"]) if "relevant" in entry else entry["query"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise InvalidInput(f'{path}, line {number}: {error!r}; a line is {{"query": "..."}}') from error
-    return found
 
 
 def _say(as_json: bool, values: dict[str, Any], text: str) -> None:

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from tarragon import __version__
-from tarragon.bridging import BridgeKind
-from tarragon.cli import commands
-from tarragon.recipe import Chunking, Language, Mode
+from tarragon.cli import commands, questions
+from tarragon.recipe import Chunking, Language
 from tarragon.sources import DEFAULT_MAX_BYTES
-from tarragon.types import OnStale
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,10 +19,14 @@ def parser() -> argparse.ArgumentParser:
     found = made.add_subparsers(required=True, metavar="COMMAND")
     _add_plan(_command(found, "plan", commands.plan, "what a sync would do and cost; writes nothing"))
     _add_sync(_command(found, "sync", commands.sync, "make an index hold what a source holds"))
-    _add_search(_command(found, "search", commands.search, "find the passages for a question"))
+    questions.add_search(_command(found, "search", questions.search, "find the passages for a question"))
+    why = "at which stage a question loses a document"
+    questions.add_why_not(_command(found, "why-not", questions.why_not, why))
+    questions.add_tune(_command(found, "tune", questions.tune, "measure how the index is best searched, and do so"))
     _command(found, "status", commands.status, "what an index holds; works while another process uses it")
     _add_device(_command(found, "optimize", commands.optimize, "build the vector graph and free deleted space"))
     _add_verify(_command(found, "verify", commands.verify, "compare ledger, chunks and vectors; mend what is wrong"))
+    _add_doctor(_command(found, "doctor", commands.doctor, "look for faults that no answer shows; changes nothing"))
     _command(found, "versions", commands.versions, "every version of an index")
     _add_upgrade(_command(found, "upgrade", commands.upgrade, "build a version of another model or other settings"))
     _add_compare(_command(found, "compare", commands.compare, "how alike a version and the serving one answer"))
@@ -75,6 +77,8 @@ def _add_recipe(made: argparse.ArgumentParser, title: str) -> None:
     new.add_argument("--chunking", choices=get_args(Chunking))
     new.add_argument("--chunk-tokens", type=int, metavar="N")
     new.add_argument("--language", choices=get_args(Language))
+    new.add_argument("--sparse-model", metavar="MODEL", help="a learned sparse model beside it, such as SPLADE")
+    new.add_argument("--late-model", metavar="MODEL", help="a late-interaction model, such as ColBERT")
 
 
 def _add_plan(made: argparse.ArgumentParser) -> None:
@@ -97,29 +101,17 @@ def _add_sync(made: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_search(made: argparse.ArgumentParser) -> None:
-    made.add_argument("query", metavar="QUESTION")
-    _add_device(made)
-    made.add_argument("-k", type=int, default=5, help="how many passages (default: %(default)s)")
-    made.add_argument("--mode", choices=get_args(Mode), help="default: hybrid")
-    made.add_argument("--filter", metavar="JSON", help="""such as '{"lang": "en", "year": {"$gte": 2020}}'""")
-    made.add_argument(
-        "--on-stale",
-        choices=get_args(OnStale),
-        default="flag",
-        help="passages whose source has changed: mark them, drop them, or sync them first (default: %(default)s)",
-    )
-    made.add_argument(
-        "--bridge", choices=get_args(BridgeKind), help="search with --model, which did not build the index"
-    )
-    made.add_argument("--model", help="with --bridge: sentence-transformers name or folder")
-
-
 def _add_verify(made: argparse.ArgumentParser) -> None:
     _add_device(made)
     made.add_argument("--deep", action="store_true", help="embed a random sample again and compare")
     made.add_argument("--sample", type=int, default=200, metavar="N", help="how many (default: %(default)s)")
     made.add_argument("--repair", action="store_true", help="remove what is wrong and sync these documents again")
+
+
+def _add_doctor(made: argparse.ArgumentParser) -> None:
+    _add_device(made)
+    made.add_argument("--deep", action="store_true", help="load the model too, and look at all chunks")
+    made.add_argument("-k", type=int, default=5, help="how many passages are searched for (default: %(default)s)")
 
 
 def _add_upgrade(made: argparse.ArgumentParser) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from tarragon.findings import Examination
+from tarragon.receipts import Explanation, Receipt
 from tarragon.reports import (
     Comparison,
     IndexStatus,
@@ -18,6 +21,7 @@ from tarragon.reports import (
     VersionInfo,
     duration,
 )
+from tarragon.tuning import Tuning
 from tarragon.types import Hit
 
 SIGNS = {"new": "+", "moved": ">", "failed": "!"}
@@ -25,6 +29,10 @@ SIGNS = {"new": "+", "moved": ">", "failed": "!"}
 
 SHOWN = 5
 """Documents named for each kind of change."""
+
+
+COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "fault": "red"}
+"""Of findings, by their severity."""
 
 
 def output(as_json: bool, value: Any, show: Callable[[Any], None]) -> None:
@@ -80,8 +88,8 @@ def show_report(report: SyncReport) -> None:
         out.print(f"[red]failed[/red]     {escape(failure.document_id)}: {escape(failure.reason)}")
 
 
-def show_hits(hits: Sequence[Hit]) -> None:
-    """What a search found."""
+def show_hits(hits: Sequence[Hit], explanations: Sequence[Explanation] = ()) -> None:
+    """What a search found, and where each hit stood in every stage."""
     from rich.markup import escape
 
     out = console()
@@ -95,8 +103,59 @@ def show_hits(hits: Sequence[Hit]) -> None:
         score = f"[dim]score {hit.score:.3f}[/dim]"
         told = f"  [yellow]{hit.freshness}[/yellow]" if hit.freshness in ("stale", "missing") else ""
         out.print(f"[bold]{place}. {source}[/bold]{heading}  {score}{told}")
+        if explanations:
+            places = explanations[place - 1].places.items()
+            ranks = [f"{name} {at.rank} ({at.score:.3f})" for name, at in places if at.rank is not None]
+            out.print(f"[dim]ranks (scores): {escape(', '.join(ranks))}[/dim]")
         out.print(escape(hit.text), style="none", soft_wrap=True)
         out.print()
+
+
+def show_receipt(receipt: Receipt) -> None:
+    """How the hits came to be."""
+    from rich.markup import escape
+
+    out = console()
+    for stage in receipt.stages:
+        detail = f"  {escape(stage.detail)}" if stage.detail else ""
+        out.print(f"{escape(stage.name):<24} {stage.candidates:>6} {1000 * stage.seconds:>9.2f} ms{detail}")
+    out.print(f"{'in all':<24} {'':>6} {1000 * receipt.seconds:>9.2f} ms  {receipt.version}")
+    if receipt.truncated:
+        out.print(f"[yellow]{receipt.truncated} tokens of the question were not seen by a model[/yellow]")
+    for problem in receipt.degraded:
+        out.print(f"[yellow]degraded[/yellow]  {escape(problem)}")
+
+
+@contextmanager
+def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what is being done, if a person is looking."""
+    from rich.console import Console
+
+    out = Console(stderr=True)
+    if quiet or not out.is_terminal:
+        yield lambda _: None
+        return
+    with out.status("looking") as status:
+        yield status.update
+
+
+def show_tuning(found: Tuning) -> None:
+    """What was measured and chosen."""
+    from rich.markup import escape
+
+    out = console()
+    asked = "passages held back" if found.held_back else "queries"
+    out.print(f"{found.chunks:,} chunks, {found.queries} {asked}, target recall {found.target_recall}")
+    for way in found.ways:
+        mark = "[green]→[/green]" if way.chosen else " "
+        figures = f"recall@10 {way.recall:.4f}  {way.milliseconds:7.3f} ms  {way.bytes:6.0f} bytes"
+        out.print(f"{mark} {figures}  {escape(way.way)}", soft_wrap=True)
+    for one in found.recipes:
+        mark = "[green]→[/green]" if one.chosen else " "
+        mean, low, high = one.difference
+        figures = f"nDCG@10 {one.ndcg:.4f}  {mean:+.4f} ({low:+.4f} to {high:+.4f})"
+        out.print(f"{mark} {figures}  {escape(one.recipe)}", soft_wrap=True)
+    out.print(escape(found.sentence), soft_wrap=True)
 
 
 def show_status(status: IndexStatus) -> None:
@@ -213,3 +272,23 @@ def show_verification(found: VerifyReport) -> None:
         out.print(f"[red]not repaired[/red]  {escape(document_id)}: its source cannot be read")
     if found.is_sound:
         out.print("repaired" if found.orphans or found.affected else "sound")
+
+
+def show_examination(found: Examination) -> None:
+    """What a doctor found: the worst first, what to do about it, and what could not be looked at."""
+    from rich.markup import escape
+
+    out = console()
+    out.print(
+        f"[bold]{escape(found.path)}[/bold]  {found.version}: {found.documents:,} documents, {found.chunks:,} chunks"
+    )
+    order = list(COLOURS)
+    for finding in sorted(found.findings, key=lambda finding: -order.index(finding.severity)):
+        mark = f"[{COLOURS[finding.severity]}]{finding.severity:<7}[/]"
+        out.print(f"{mark}  [bold]{finding.name}[/bold]  {escape(finding.sentence)}", soft_wrap=True)
+        if finding.remedy:
+            out.print(f"         → {escape(finding.remedy)}", soft_wrap=True)
+    for name, reason in found.skipped.items():
+        out.print(f"[dim]skipped  {name}  {escape(reason)}[/dim]", soft_wrap=True)
+    worse = sum(1 for finding in found.findings if finding.severity in ("warning", "fault"))
+    out.print("healthy" if found.is_healthy else f"{worse} of {len(found.findings)} findings need something done")

@@ -7,8 +7,8 @@ The library downloads, tokenises, runs and pools; around it are our batches and 
 - It adds no prompts of its own; ``query_embed`` and ``passage_embed`` differ for task-specific models alone.
 - Some classes normalise (``PooledNormalizedEmbedding``), others with models of the same kind do not
   (``PooledEmbedding``: multilingual-e5-large, nomic-embed-text): here all that compare by cosine give unit vectors.
-- Many of its files are quantized dynamically: activations are scaled by the largest of a whole batch, so that a text's
-  vector depends on its neighbours. Such models get one text at a time.
+- It pays no heed to dynamic quantization, which scales activations by the largest of a whole batch, so that a text's
+  vector depends on its neighbours. Such models get one text at a time here.
 - Its registry of custom models is one global list: a local folder gets a class of its own instead.
 - Without a network, a download is tried again for 12 seconds, unless ``HF_HUB_OFFLINE=1``.
 """
@@ -39,7 +39,7 @@ BEHAVIOUR_REVISION = 1
 """Raised when this file changes the vectors it makes."""
 
 TOKEN_BUDGET = 2_048
-"""Tokens in a batch, padding included, as in `tarragon.encoders.sentence_transformers`."""
+"""Tokens in a batch, padding included, as in `tarragon.encoders.sentence_transformers`; not measured here."""
 
 _POOLINGS = {"cls": PoolingType.CLS, "mean": PoolingType.MEAN, "lasttoken": PoolingType.LAST_TOKEN}
 _POOLED = "sentence_embedding"

@@ -2,7 +2,8 @@
 
 Found in fastembed 0.9: a model's name decides how it is run (marker tokens, activation, skipped punctuation), also when
 its files come from a local folder. So a folder must be called like the model that it holds. Batches are counted in
-texts and padded to the longest; here they are made of texts of like length under a token budget.
+texts and padded to the longest; here they are made of texts of like length under a token budget, or of one text where
+the ONNX scales its activations by the whole batch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from tarragon.encoders.bundled import file_sha256
+from tarragon.encoders.onnx_folder import scales_by_batch, weights_digest
 from tarragon.encoders.tokens import FastTokenizer
 from tarragon.errors import DeviceUnavailable, EncodingFailed, ModelNotFound
 
@@ -62,6 +63,7 @@ class FastembedModel:
         backend = self.library.model.tokenizer
         self.tokenizer = FastTokenizer(backend)
         self.limit = int(backend.truncation["max_length"])
+        self._budget = 1 if scales_by_batch(self._files()[0]) else TOKEN_BUDGET
 
     def identity(self, kind: str) -> dict[str, str]:
         """What changes a document's vectors, whatever the encoder makes of the output."""
@@ -70,7 +72,7 @@ class FastembedModel:
             "kind": kind,
             "library": "fastembed",
             "model": self.model_name,
-            "weights": self._digest(),
+            "weights": weights_digest(self._files()),
             "tokenizer": sha256(self.tokenizer.definition.encode()).hexdigest(),
             "max_tokens": str(self.limit),
             "numeric": "float",
@@ -81,7 +83,7 @@ class FastembedModel:
         special = len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
         full = np.array([len(row) + special for row in self.tokenizer.tokenize(texts)], dtype=np.int64)
         lengths = np.minimum(full, self.limit)
-        return Counted(list(_batches(lengths)), int(lengths.sum()), int((full - lengths).sum()))
+        return Counted(list(_batches(lengths, self._budget)), int(lengths.sum()), int((full - lengths).sum()))
 
     def run(self, texts: Sequence[str], counted: Counted, embed: Callable[[list[str]], Iterable[Row]]) -> list[Row]:
         """One row for each text, in the order of the texts.
@@ -97,19 +99,19 @@ class FastembedModel:
             raise EncodingFailed(f"{self.name} on {self.device}: {error}", model=self.name) from error
         return [rows[i] for i in range(len(texts))]
 
-    def _digest(self) -> str:
-        """Of the files that fastembed says the model is made of."""
+    def _files(self) -> list[Path]:
+        """The ONNX, and what else fastembed says the model is made of."""
         description, folder = self.library.model.model_description, Path(self.library.model._model_dir)
-        files = sorted({description.model_file, *description.additional_files})
-        digests = [f"{file} {file_sha256(folder / file)}" for file in files if (folder / file).is_file()]
-        return sha256("\n".join(digests).encode()).hexdigest()
+        others = sorted(folder / file for file in description.additional_files if (folder / file).is_file())
+        return list(dict.fromkeys([folder / description.model_file, *others]))
 
 
-def _batches(lengths: Any) -> Iterator[list[int]]:
+def _batches(lengths: Any, budget: int) -> Iterator[list[int]]:
+    """Each within the budget, or one text."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
-        size = max(1, TOKEN_BUDGET // max(1, int(lengths[order[start]])))
+        size = max(1, budget // max(1, int(lengths[order[start]])))
         yield order[start : start + size].tolist()
         start += size
 

@@ -44,7 +44,8 @@ class EstimatingTokenizer:
     """Estimates tokens where a model's tokenizer is not at hand: 6 Latin letters, 3 digits, 2 letters of another
     alphabet, or any other sign. The ids say nothing.
 
-    On SciFact's abstracts it gives 1.0x tokens for each one of all-MiniLM-L6-v2's WordPiece (docs/models.md).
+    For each token of all-MiniLM-L6-v2's WordPiece it gives 1.09 on SciFact's abstracts and 1.03 on a thousand pages of
+    AWS's documentation; of a single text .87 to 1.32, first to last percentile. Byte-level BPE was not at hand.
     """  # noqa: D205
 
     sliceable = False

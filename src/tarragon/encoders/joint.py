@@ -26,7 +26,7 @@ from transformers import AutoModel, AutoTokenizer
 from tarragon.encoders.joint_spaces import Facet, JointLate, JointParts, JointSparse, Memo
 from tarragon.encoders.late import token_vectors
 from tarragon.encoders.sentence_transformers import TOKEN_BUDGET, _quiet, _weights_digest, choose_device
-from tarragon.encoders.token_batches import Rows, TokenBatches, pad_rows
+from tarragon.encoders.token_batches import Rows, TokenBatches, pad_rows, usable_positions
 from tarragon.encoders.tokens import FastTokenizer
 from tarragon.errors import ModelNotFound
 from tarragon.protocols import Embeddings, EncoderInput
@@ -78,7 +78,7 @@ class JointEncoder:
         self._pooling = _pooling(path)
         self.tokenizer = FastTokenizer(self._hf_tokenizer.backend_tokenizer)
         self.dimensions = int(self._model.config.hidden_size)
-        self._limit = min(self._hf_tokenizer.model_max_length, _positions(self._model.config))
+        self._limit = _limit(self._hf_tokenizer, self._model)
         self.max_tokens = self._limit - len(self.tokenizer.prefix) - len(self.tokenizer.suffix)
         budget = token_budget or TOKEN_BUDGET[self.device.split(":")[0]]
         self._batches = TokenBatches(self.device, budget, self._limit)
@@ -232,10 +232,10 @@ def _greatest(ids: Rows, weights: FloatArray, counts: Any) -> SparseVector:
     return SparseVector(terms[values != 0].astype(np.int32), values[values != 0])
 
 
-def _positions(config: Any) -> int:
-    """Most tokens that the model has positions for: RoBERTa and its kin leave the first ones out."""
-    unused = config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    return int(config.max_position_embeddings) - unused
+def _limit(tokenizer: Any, model: Any) -> int:
+    """Most tokens of a text, special tokens included."""
+    positions = usable_positions(model.config)
+    return int(min(tokenizer.model_max_length, positions or tokenizer.model_max_length, 1_000_000))
 
 
 def _pooling(path: str) -> str:

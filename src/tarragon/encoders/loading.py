@@ -107,7 +107,7 @@ def load_encoder(recipe: IndexRecipe, device: str | None) -> DenseEncoder:
 
         return tei_encoder(HttpModel(str(spec.url)), document_prompt=prompt, dimensions=dimensions)
     if spec.runner == "static":
-        _require("tokenizers", "fastembed")
+        _require("safetensors", "sentence-transformers")
         from tarragon.encoders.static import StaticEncoder
 
         return StaticEncoder(str(spec.name), document_prompt=prompt, dimensions=dimensions)

@@ -1,6 +1,6 @@
 """From a name in the recipe to a sparse or late-interaction encoder, importing only the library that it needs.
 
-Names are read as those of dense models are, see `tarragon.encoders.loading`. Of the schemes there these models have two::
+Names are read as those of dense models are, see `tarragon.encoders.loading`. These models have two schemes::
 
     naver/splade-v3                          sentence-transformers: a name or a local folder
     fastembed:prithivida/Splade_PP_en_v1     fastembed: a name that it knows, or a local folder called like one

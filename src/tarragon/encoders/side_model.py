@@ -34,7 +34,7 @@ from tarragon.encoders.sentence_transformers import (
     _tokenizer,
     _weights_digest,
 )
-from tarragon.encoders.token_batches import Rows, TokenBatches, pad_rows
+from tarragon.encoders.token_batches import Rows, TokenBatches, pad_rows, usable_positions
 from tarragon.errors import ModelNotFound
 from tarragon.types import IntArray
 
@@ -205,8 +205,10 @@ def _check_kind(kind: str, name: str) -> None:
     else:
         settings = _json(name, "config_sentence_transformers.json")
         found = settings.get("model_type", "SentenceTransformer")
-        # models of the library PyLate, which come with all their weights
-        pylate = kind == "MultiVectorEncoder" and (found == "ColBERT" or "query_prefix" in settings)
+        # models of the library PyLate; older ones do not say so, and are converted without random weights if they
+        # have a projection of their own
+        projects = any(str(module["type"]).endswith("Dense") for module in _json(name, "modules.json"))
+        pylate = kind == "MultiVectorEncoder" and projects and (found == "ColBERT" or "query_prefix" in settings)
         fits = found == kind or pylate
     if not fits:
         wanted = "learned sparse" if kind == "SparseEncoder" else "late-interaction"
@@ -230,16 +232,19 @@ def _check_formats(name: str) -> None:
             )
 
 
-def _json(name: str, file: str) -> dict[str, Any]:
+def _json(name: str, file: str) -> Any:
     path = load_file_path(name, file)
-    return dict(json.loads(Path(path).read_text(encoding="utf-8"))) if path else {}
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
 
 def _modules(library: Any, task: Task = "document") -> Iterator[Any]:
     """The modules that a text of this role goes through."""
     for module in library:
         if isinstance(module, Router):
-            route = module._resolve_route(task=task, modality="text")
+            try:
+                route = module._resolve_route(task=task, modality="text")
+            except ValueError as error:
+                raise ModelNotFound(f"the model has no way for a {task}: {error}") from error
             yield from module.get_submodule(f"sub_modules.{route}").children()
         else:
             yield module
@@ -258,7 +263,7 @@ def _limit(module: Any, task: Task) -> int:
     elif expansion and own:
         own = max(own, expansion["length"])
     config = getattr(getattr(module, "auto_model", None), "config", None)
-    known = [own or module.max_seq_length, getattr(config, "max_position_embeddings", None)]
+    known = [own or module.max_seq_length, usable_positions(config)]
     return int(min([value for value in known if value and value < _UNLIMITED], default=_UNLIMITED))
 
 

@@ -1,7 +1,7 @@
 """Static embeddings: a table with one vector a token, averaged; model2vec's folders, GloVe and word2vec, on NumPy.
 
 A folder with ``modules.json`` is loaded by sentence-transformers too, and a few are known to fastembed by name; this is
-for the rest, and needs neither torch nor onnxruntime. What a text's vector is follows model2vec, whose tools make most
+for the rest, and loads neither torch nor onnxruntime. What a text's vector is follows model2vec, whose tools make most
 of these tables: no special tokens, unknown tokens left out, tokens weighted where the folder has weights, and then the
 mean. sentence-transformers averages unknown tokens in, so that the two agree only on texts without one.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,14 @@ class TokenBatches:
         middle = len(batch) // 2
         self._run_halving(forward, batch[:middle])
         self._run_halving(forward, batch[middle:])
+
+
+def usable_positions(config: Any) -> int | None:
+    """Most tokens that a transformer has positions for: RoBERTa and its kin leave the first ones out. None: any."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions and "roberta" in str(getattr(config, "model_type", "")):
+        positions -= config.pad_token_id + 1
+    return positions
 
 
 def pad_rows(rows: Sequence[IntArray], width: int, *, pad: int, tail: int, left: bool = False) -> tuple[Rows, Rows]:

@@ -1,0 +1,63 @@
+"""What is known of a version's vectors as a whole: kept in its ledger, read once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tarragon.identity import digest
+from tarragon.protocols import Catalog, Ledger, OpenVersion
+from tarragon.sides import sample_statistics
+from tarragon.statistics import SpaceStatistics, unpack
+from tarragon.types import FloatArray
+
+
+class Measures:
+    """Statistics of the versions of an index.
+
+    Args:
+        catalog: Where it lives.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._known: dict[str, SpaceStatistics] = {}
+
+    def statistics(self, version: OpenVersion, key: str | None = None) -> SpaceStatistics | None:
+        """Of a version's dense space, or those of another ``key``; None if there are none."""
+        key = version.record.statistics if key is None else key
+        if key and key not in self._known and (text := version.ledger.attachment(key)):
+            self._known[key] = unpack(text)
+        return self._known.get(key)
+
+    def axes(self, version: OpenVersion) -> FloatArray | None:
+        """What the vectors of a version's first pass are turned onto; None if they are not, or there is none."""
+        prefix = version.record.prefix
+        known = self.statistics(version, prefix.rotation) if prefix is not None and prefix.rotation else None
+        return None if known is None else known.axes
+
+    def refresh(self, name: str) -> None:
+        """Make the statistics of a version again, after its chunks have changed. The caller is the only writer."""
+        with self._catalog.reading(name) as version:
+            assert version is not None  # named versions are there or raise
+            text = sample_statistics(version.store)
+            key = f"statistics {digest(text).hex()}" if text else ""
+            former = version.record.statistics
+            if key == former:
+                return
+            if key:
+                version.ledger.attach(key, text)
+            self._catalog.update(replace(version.record, statistics=key))
+            if former:
+                version.ledger.attach(former, None)
+            self._known.pop(former, None)
+
+
+def rate_of(ledger: Ledger) -> float | None:
+    """Tokens a second that the last sync embedded; None if none has measured it."""
+    return float(ledger.notes().get("rate", 0)) or None
+
+
+def remember_rate(ledger: Ledger, rate: float | None) -> None:
+    """Keep the rate of a sync that embedded enough to tell."""
+    if rate is not None:
+        ledger.note("rate", f"{rate:.1f}")
