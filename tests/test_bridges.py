@@ -27,9 +27,10 @@ from tarragon.errors import (
     InvalidInput,
     RecipeMismatch,
 )
-from tarragon.fusion import dbsf, ranking
+from tarragon.fusion import fuse, ranking
 from tarragon.identity import fingerprint
-from tarragon.protocols import Embeddings, EncoderInput, LexicalLeg, SearchRequest
+from tarragon.protocols import Embeddings, EncoderInput, LegScores, LexicalLeg, SearchRequest
+from tarragon.recipe import SearchRecipe
 from tarragon.testing import WordEncoder
 from tarragon.types import Hit
 
@@ -179,13 +180,14 @@ def rescored(index: Index, encoder: WordEncoder, query: str, k: int, depth: int)
     """The same, written out: the best by words, fused with their scores by the new model."""
     version = version_of(index)
     legs = version.store.search(SearchRequest(lexical=LexicalLeg(query, 1_000)))
-    words = dict(ranking(legs.lexical or {})[: max(k, depth)])
+    told = dict(ranking(legs.lexical or {}))
+    words = dict(list(told.items())[: max(k, depth)])
     vector = encoder.encode_queries([query]).vectors[0]
     payloads = version.store.payloads(list(words))
     texts = [payloads[id_]["content"] for id_ in words]
     rows = [encoder.encode_documents([EncoderInput(text)]).vectors[0] for text in texts]
     near = {id_: float(row @ vector) for id_, row in zip(words, rows, strict=True)}
-    return [str(id_) for id_, _ in ranking(dbsf(near, words))[:k]]
+    return [str(id_) for id_, _ in fuse(LegScores(near, told), SearchRecipe())[:k]]
 
 
 @pytest.mark.parametrize(("k", "depth"), [(5, 30), (40, 10), (3, 5), (300, 1)])
@@ -356,7 +358,7 @@ def test_blank_questions_and_odd_numbers(bridged: Bridge) -> None:
 
 
 def test_deleted_and_half_written_documents_never_come(old: Index, bridged: Bridge) -> None:
-    first, second, third = (hit.document_id for hit in bridged.search("river bread", 3))
+    first, second, third = (hit.document_id for hit in bridged.search("river bread", 160)[:3])
     version = version_of(old)
     version.ledger.intend_deletion([first])
     shown = bridged.search("river bread", 160)
@@ -448,7 +450,7 @@ def test_the_command_line(
         asked.append(recipe.model)
         return Turned()
 
-    monkeypatch.setattr("tarragon.cli.commands.load_encoder", load)
+    monkeypatch.setattr("tarragon.cli.questions.load_encoder", load)
     command = ["search", str(tmp_path / "i.tarragon"), "river bread", "-k", "3", "--model", "new/model"]
     for kind, hits in expected.items():
         assert main([*command, "--bridge", kind, "--json"]) == 0

@@ -22,12 +22,12 @@ from tarragon import Document, Hit, Index, IndexRecipe, SearchRecipe
 from tarragon.fusion import CALIBRATED_DENSE, CONVEX_DENSE, LEVEL_CAP, LEVEL_DEPTH
 from tarragon.protocols import Embeddings, EncoderInput, LexicalLeg, SearchRequest
 from tarragon.recipe import Fusion
-from tarragon.requests import DECIMALS
 from tarragon.testing import WordTokenizer
 from tarragon.types import FloatArray
 
 CHUNKS, DIMENSIONS, WORDS, QUESTIONS = 2_000, 64, 400, 12
 TOLERANCE = 1e-5
+DECIMALS = 4
 ROUNDED = 0.5 * 10**-DECIMALS + 1e-6
 """What rounding does to a lexical score: equal passages must have equal scores, and the engine adds in single precision."""
 
@@ -87,10 +87,10 @@ class Truth:
         return self.once("lexical", query, self._lexical)
 
     def rounded(self, query: str) -> Scores:
-        """BM25 as a search sees it: the engine's, which is the formula's to single precision, and rounded."""
+        """BM25 as a search sees it: the engine's, which is the formula's but for single precision and rounding."""
         store, exact = version_of(self.index).store, self.lexical(query)
         found = dict(store.search(SearchRequest(lexical=LexicalLeg(query, CHUNKS))).lexical or {})
-        assert found == pytest.approx(exact, abs=2e-6)
+        assert found == pytest.approx(exact, abs=ROUNDED)
         return {id_: round(score, DECIMALS) for id_, score in found.items()}
 
     def once(self, leg: str, query: str, score: Callable[[str], Scores]) -> Scores:

@@ -8,10 +8,22 @@ Everything else is there by its module: `tarragon.errors`, `tarragon.filters`, `
 """
 
 from tarragon.index import Index
-from tarragon.recipe import IndexRecipe, SearchRecipe
+from tarragon.recipe import IndexRecipe, RerankStep, SearchRecipe
 from tarragon.reports import IndexStatus, Progress, SyncReport
+from tarragon.retriever import Retriever
 from tarragon.types import Document, Hit
 
-__all__ = ["Document", "Hit", "Index", "IndexRecipe", "IndexStatus", "Progress", "SearchRecipe", "SyncReport"]
+__all__ = [
+    "Document",
+    "Hit",
+    "Index",
+    "IndexRecipe",
+    "IndexStatus",
+    "Progress",
+    "RerankStep",
+    "Retriever",
+    "SearchRecipe",
+    "SyncReport",
+]
 
 __version__ = "0.1.0"

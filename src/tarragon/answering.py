@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from threading import Semaphore
 
 from tarragon import updating
 from tarragon.asking import Asked, Asker
@@ -63,6 +64,7 @@ class Answers:
         self._session = session
         self._checks: dict[str, FreshnessCheck] = {}
         self.asker = Asker(session)
+        self._turns: dict[int, Semaphore] = {}
 
     def answer(self, questions: Sequence[Question]) -> list[Hits]:
         """See `tarragon.Index.search`. The questions are put in the same way, their text, vector and k aside; models
@@ -80,7 +82,8 @@ class Answers:
                 texts, vectors = [one.text for one in questions], [one.vector for one in questions]
                 asked = self.asker.ask(version, texts, settings, vectors)
                 said.append(len(asked))
-            runs = (_Run(version, one, put, settings, steps) for one, put in zip(questions, asked, strict=True))
+            turn = self._turns.setdefault(version.store.parallel, Semaphore(version.store.parallel))
+            runs = (_Run(version, one, put, settings, steps, turn) for one, put in zip(questions, asked, strict=True))
             return [self._answer(run, clock.stages[0]) for run in runs]
 
     def _answer(self, run: _Run, embedding: Stage) -> Hits:
@@ -142,6 +145,7 @@ class _Run:
     asked: Asked
     settings: SearchRecipe
     steps: Sequence[Step]
+    turn: Semaphore
 
     def trace(self, embedding: Stage) -> Trace:
         trace = Trace(embedding.seconds)
@@ -163,6 +167,7 @@ class _Run:
             spread=asked.spread,
             steps=self.steps,
             trace=trace,
+            turn=self.turn,
         )
 
 

@@ -19,8 +19,8 @@ import numpy as np
 from tarragon import canaries
 from tarragon.adapter import FLOOR, Adapter, fit
 from tarragon.errors import AdapterRefused, EncodingFailed, InvalidInput, RecipeMismatch
-from tarragon.filters import parse
-from tarragon.fusion import ranking
+from tarragon.filters import Filter, parse
+from tarragon.fusion import LEVEL_DEPTH, ranking
 from tarragon.identity import chunk_hash, fingerprint
 from tarragon.protocols import (
     DenseEncoder,
@@ -125,9 +125,9 @@ class Bridge:
             label = self.label
             if version.record.contract.fingerprint == self._vectors.fingerprint:
                 label = ""
-                found = search(version, build_request(query, vector, k, condition, recipe), k, recipe)
+                found = self._found(version, query, vector, k, condition)
             elif self._adapter is None:
-                leg = LexicalLeg(query, max(k, self._depth))
+                leg = LexicalLeg(query, max(k, self._depth), LEVEL_DEPTH)
 
                 def scored(legs: LegScores, request: SearchRequest) -> LegScores:
                     return self._rescored(session, version.store, vector, legs, request)
@@ -135,7 +135,7 @@ class Bridge:
                 found = search(version, SearchRequest(None, leg, condition), k, recipe, scored=scored)
             else:
                 mapped = self._mapped(version, vector)
-                found = search(version, build_request(query, mapped, k, condition, recipe), k, recipe)
+                found = self._found(version, query, mapped, k, condition)
             return [replace(hit, bridge=label) for hit in self._judged(version, found)]
 
     def _rescored(
@@ -151,7 +151,16 @@ class Bridge:
         known = self._vectors.of(session, list(texts.values()))
         near = {id_: float(vector @ known[text]) for id_, text in texts.items() if text in known}
         lowest = min(near.values(), default=0.0)
-        return LegScores({id_: near.get(id_, lowest) for id_ in words}, words)
+        return LegScores({id_: near.get(id_, lowest) for id_ in words}, legs.lexical)
+
+    def _found(
+        self, version: OpenVersion, query: str, vector: FloatArray, k: int, condition: Filter | None
+    ) -> list[Found]:
+        """What a vector of the version's own space finds."""
+        recipe = SearchRecipe()
+        statistics = self._opened().measures.statistics(version)
+        spread = None if statistics is None else statistics.spread(vector)
+        return search(version, build_request(query, vector, k, condition, recipe), k, recipe, spread=spread)
 
     def _mapped(self, version: OpenVersion, vector: FloatArray) -> FloatArray:
         assert self._adapter is not None

@@ -39,7 +39,8 @@ class IndexRecipe:
     """What is baked into stored data.
 
     Attributes:
-        model: A sentence-transformers model: a name or a local folder. None: the bundled one.
+        model: A sentence-transformers model: a name or a local folder; or ``fastembed:``, ``openai:``, ``tei:``,
+            ``static:`` or ``joint:`` and what docs/models.md says. None: the bundled one.
         document_prompt: Put before each text that is embedded. None: what the model's own configuration or card says.
         dimensions: Keep only the first so many of the model's, for models trained for it. None: all.
         chunking: ``structure`` cuts along headings, paragraphs, lists, code and sentences; ``whole`` makes one chunk of
@@ -109,10 +110,12 @@ class SearchRecipe:
         words: What the legs by words are in a hybrid search: ``bm25``, the learned ``sparse`` one instead of it, or
             ``both``. By default both, where the index has a sparse model.
         depth: Candidates each leg contributes before fusion (at least ``k``). evals/README.md has what it does.
-        fusion: How the legs' scores become one ranking: see `tarragon.fusion`.
+        fusion: How the legs' scores become one ranking: see `tarragon.fusion`. A single leg keeps its own scores, unless
+            ``min_score`` asks for calibrated ones.
         rrf_k: The constant of reciprocal rank fusion.
-        dense_weight: Share of the dense leg in ``convex`` and ``calibrated``, 0 to 1. None: the method's own.
-        min_score: Leave out what scores less in ``calibrated`` fusion: nothing relevant gives no hits. None: keep all.
+        dense_weight: Share of the dense leg, 0 (only words) to 1 (only vectors). None: the method's own.
+        min_score: Leave out what scores less in ``calibrated`` fusion, such as 4.5: nothing relevant then gives no
+            hits. docs/fusion.md has what it keeps and rejects. None: keep all.
         first_pass: Search the prefix space first, where `Index.tune` made one. False: never.
         late: Let the late-interaction space score the candidates again, where the index has one.
         rerankers: Cross-encoders and the like, one after the other.
@@ -126,7 +129,7 @@ class SearchRecipe:
     mode: Mode = "hybrid"
     words: Words | None = None
     depth: int = 100
-    fusion: Fusion = "dbsf"
+    fusion: Fusion = "calibrated"
     rrf_k: int = 60
     dense_weight: float | None = None
     min_score: float | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import UUID
@@ -85,16 +85,16 @@ def build_request(
         first = FirstPass(space, short, math.ceil(times * depth))
     return SearchRequest(
         dense=DenseLeg(vector, depth, first) if vector is not None and "dense" in legs else None,
-        lexical=LexicalLeg(query, depth, _told(depth, legs, recipe)) if "lexical" in legs else None,
+        lexical=LexicalLeg(query, depth, _told(depth, recipe)) if "lexical" in legs else None,
         filter=filter,
         sparse=SparseLeg(*sides.sparse, depth) if sides.sparse is not None and "sparse" in legs else None,
         late=LateStage(*sides.late) if sides.late is not None else None,
     )
 
 
-def _told(depth: int, legs: frozenset[str], recipe: SearchRecipe) -> int:
+def _told(depth: int, recipe: SearchRecipe) -> int:
     """Lexical scores that fusion looks at."""
-    return max(depth, LEVEL_DEPTH) if len(legs) > 1 and recipe.fusion == "calibrated" else 0
+    return max(depth, LEVEL_DEPTH) if recipe.fusion == "calibrated" else 0
 
 
 def candidates(store: Store, request: SearchRequest) -> LegScores:
@@ -164,21 +164,35 @@ def _least(scores: Scores, wanted: int, asked: int) -> tuple[float, bool]:
 def _at_least(legs: LegScores, least: Mapping[str, float], told: float) -> LegScores:
     """The candidates that reach the least score of any leg, with their scores in all.
 
-    Of lexical scores only those that reach ``told`` as well, candidates or not: which others are known hangs on where
-    the engine cut.
+    Of lexical scores those that reach ``told``, candidates or not: which others are known hangs on where the engine
+    cut. Nearly all stay, so that only the others are looked for: hashing an id takes longer than comparing a score.
     """
-    chosen: set[UUID] = set()
-    for name, bound in least.items():
-        chosen.update(id_ for id_, score in getattr(legs, name).items() if score >= bound)
-    alone = len(least) == 1
+    lost = _lost(legs, least)
     kept: dict[str, Any] = {"lexical": None}
     for name in ("dense", "sparse", "late"):
-        scores = getattr(legs, name)
-        kept[name] = scores and {id_: score for id_, score in scores.items() if id_ in chosen}
+        kept[name] = _without(getattr(legs, name), lost)
     if legs.lexical is not None:
-        words = legs.lexical.items()
-        kept["lexical"] = {id_: score for id_, score in words if (id_ in chosen if alone else score >= told)}
+        kept["lexical"] = _without(legs.lexical, [id_ for id_, score in legs.lexical.items() if score < told])
     return LegScores(**kept)
+
+
+def _lost(legs: LegScores, least: Mapping[str, float]) -> list[UUID]:
+    """Ids that no leg wants, among those that the first leg has scored, which are all."""
+    first, *others = least
+    lost = [id_ for id_, score in getattr(legs, first).items() if score < least[first]]
+    for name in others:
+        scores, bound = getattr(legs, name), least[name]
+        lost = [id_ for id_ in lost if id_ not in scores or scores[id_] < bound]
+    return lost
+
+
+def _without(scores: Scores | None, lost: Sequence[UUID]) -> Scores | None:
+    if scores is None or not lost:
+        return scores
+    kept = dict(scores)
+    for id_ in lost:
+        kept.pop(id_, None)
+    return kept
 
 
 def _told_from(scores: Scores, leg: LexicalLeg, least: float) -> float:

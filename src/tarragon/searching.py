@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -62,6 +63,7 @@ def search(
     spread: Spread | None = None,
     steps: Sequence[Step] = (),
     trace: Trace | None = None,
+    turn: AbstractContextManager[object] | None = None,
 ) -> list[Found]:
     """The ``k`` best that may be served, best first, equal scores in order of their chunk ids; fewer if that is all.
 
@@ -78,9 +80,11 @@ def search(
         spread: Of the query's dense scores over the corpus, for calibrated fusion; None: not known.
         steps: Rerankers.
         trace: Takes notes.
+        turn: Held while the store is asked, and not while rerankers run.
     """
     trace = trace or Trace()
-    found = _retrieve(version, request, _looked_at(k, recipe, steps), recipe, scored, spread, trace)
+    with turn or nullcontext():
+        found = _retrieve(version, request, _looked_at(k, recipe, steps), recipe, scored, spread, trace)
     if steps and found:
         found = _reranked(found, query, recipe, steps, trace)
     if recipe.diversity and len(found) > 1:
@@ -130,7 +134,11 @@ def _ranked(
     legs: LegScores, recipe: SearchRecipe, spread: Spread | None, wanted: int, trace: Trace
 ) -> Sequence[tuple[UUID, float]]:
     """One ranking of the candidates: fused, without what scores too little, the head in order of the late scores."""
-    order = fuse(legs, recipe, spread)
+    given = [scores for scores in (legs.dense, legs.lexical, legs.sparse) if scores is not None]
+    if len(given) == 1 and recipe.min_score is None:
+        order = ranking(given[0])  # one leg keeps its own scores: cosines, BM25
+    else:
+        order = fuse(legs, recipe, spread)
     trace.ranked("fused", order)
     if recipe.min_score is not None:
         least = recipe.min_score
@@ -153,7 +161,7 @@ def _reranked(
     trace.degraded.extend(after.degraded)
     trace.truncated += after.truncated
     for stage, scores in after.scores.items():
-        trace.ranked(stage, scores.items())
+        trace.ranked(stage, list(scores.items()))
     return [replace(by_id[id_], hit=replace(by_id[id_].hit, score=score)) for id_, score in after.ranking]
 
 

@@ -57,7 +57,7 @@ def judge_prompts(model: str, family: Prompts, document: str | None, query: str 
     wrong = {role: pair for role, pair in known.items() if pair[0] != pair[1]}
     if not wrong:
         return Finding("prompts", "ok", f"{model}: the {' and '.join(known)} prompt is the one of its card", data=data)
-    is_missing = any(due and not used for used, due in wrong.values())
+    is_missing = any(not used for used, _ in wrong.values())
     told = "; ".join(f"the {role} prompt is {used!r}, its card says {due!r}" for role, (used, due) in wrong.items())
     remedies = {
         "document": "leave document_prompt out of the IndexRecipe, or set it to the card's, and upgrade",
@@ -88,7 +88,6 @@ def judge_truncation(tokens: Mapping[str, Sequence[int]], limit: int, chunking: 
     lost = int((counts - limit)[beyond].sum())
     data = {
         "limit": limit,
-        "chunks": int(beyond.sum()),
         "share": share,
         "documents": documents,
         "tokens_unread": lost,
@@ -103,14 +102,9 @@ def judge_truncation(tokens: Mapping[str, Sequence[int]], limit: int, chunking: 
         f"{documents / len(tokens):.1%} of the documents ({documents:,}) have chunks longer than the {limit:,} tokens "
         f"that the model reads; it never saw {lost:,} of {int(counts.sum()):,} tokens"
     )
-    whole = "chunking='structure' (tarragon upgrade --chunking structure)"
-    return Finding(
-        "truncation",
-        severity,
-        sentence,
-        f"use {whole if chunking == 'whole' else f'chunk_tokens below {limit}, or a model that reads more'}",
-        data,
-    )
+    whole = "use chunking='structure' (tarragon upgrade --chunking structure)"
+    remedy = whole if chunking == "whole" else f"use chunk_tokens below {limit}, or a model that reads more"
+    return Finding("truncation", severity, sentence, remedy, data)
 
 
 # --- the vectors ------------------------------------------------------------------------------------------------------
@@ -120,7 +114,8 @@ def judge_broken(zero: int, not_finite: int, checked: int) -> Finding:
     if not zero + not_finite:
         return Finding("broken vectors", "ok", f"all of {checked:,} vectors are finite and not zero", data=data)
     sentence = f"of {checked:,} vectors {zero:,} are zero and {not_finite:,} hold NaN or infinity"
-    return Finding("broken vectors", "fault", sentence, "Index.verify(deep=True, repair=True) embeds them again", data)
+    remedy = "Index.verify(deep=True, repair=True), its sample as large as the index, embeds them again"
+    return Finding("broken vectors", "fault", sentence, remedy, data)
 
 
 def judge_lengths(lengths: NDArray[np.float64], declared: str | None) -> Finding:
@@ -220,7 +215,8 @@ def judge_recall(prefix: Prefix, found: NDArray[np.float64], chunks: int) -> Fin
     data |= {"chunks": chunks, "chunks_then": prefix.chunks}
     told = f"the first pass finds {recall:.1%} of the true ten best; {prefix.recall:.1%} were measured"
     if prefix.recall - recall > max(RECALL, 2 * error):
-        return Finding("prefix recall", "warning", f"{told} when it was tuned", "tune again: Index.tune", data)
+        remedy = "tune again: Index.tune; or search deeper: SearchRecipe.depth"
+        return Finding("prefix recall", "warning", f"{told} when it was tuned", remedy, data)
     if grown > GROWN:
         sentence = f"{told}, with {prefix.chunks:,} chunks; there are {chunks:,} now"
         return Finding("prefix recall", "warning", sentence, "tune again: Index.tune", data)

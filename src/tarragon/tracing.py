@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -20,7 +20,6 @@ class Trace:
         earlier: Seconds that were spent on it before.
 
     Attributes:
-        scores: By stage, the score of every candidate that it had. Higher is better; equal ones rank by id.
         stages: What was done, in order.
         degraded: What went wrong and was done without.
         truncated: Tokens of the query that models did not see.
@@ -30,7 +29,7 @@ class Trace:
 
     def __init__(self, earlier: float = 0.0) -> None:
         self._begun = time.perf_counter() - earlier
-        self.scores: dict[str, Mapping[UUID, float]] = {}
+        self._scores: dict[str, Mapping[UUID, float] | Sequence[tuple[UUID, float]]] = {}
         self.stages: list[Stage] = []
         self.degraded: list[str] = []
         self.truncated = 0
@@ -55,12 +54,22 @@ class Trace:
         for name in (*LEGS, "late"):
             scores = getattr(legs, name)
             if scores is not None:
-                self.scores[name] = scores
+                self._scores[name] = scores
                 self._legs[name] = len(scores)
+        first = legs.dense if legs.dense is not None else legs.sparse
+        if first is not None and legs.lexical is not None:  # which tells scores of others too
+            self._legs["lexical"] = sum(map(first.__contains__, legs.lexical))
 
-    def ranked(self, stage: str, ranking: Iterable[tuple[UUID, float]]) -> None:
+    def ranked(self, stage: str, ranking: Sequence[tuple[UUID, float]]) -> None:
         """Note a stage's own ranking."""
-        self.scores[stage] = dict(ranking)
+        self._scores[stage] = ranking
+
+    @property
+    def scores(self) -> dict[str, Mapping[UUID, float]]:
+        """By stage, the score of every candidate that it had. Higher is better; equal ones rank by id."""
+        return {
+            stage: scores if isinstance(scores, Mapping) else dict(scores) for stage, scores in self._scores.items()
+        }
 
     def receipt(self) -> Receipt:
         """Of the search so far."""

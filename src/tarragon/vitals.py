@@ -271,7 +271,7 @@ def _recalls(vitals: Vitals, prefix: Prefix, axes: FloatArray | None) -> NDArray
     store = vitals.store
     ids = sorted(store.ids())
     queries = {id_: row for id_, row in _vectors_of(store, ids[-QUERIES:]).items() if np.isfinite(row).all()}
-    limit = math.ceil(prefix.depth * max(vitals.k, vitals.settings.depth))
+    limit = math.ceil(prefix.depth * (max(vitals.k, vitals.settings.depth) + 1))  # one more: a query finds itself
     found = []
     for (id_, row), least in zip(queries.items(), _tenth_best(store, ids, queries), strict=True):
         first = FirstPass(prefix.space, shorten(row[None, :], prefix, axes)[0], limit)

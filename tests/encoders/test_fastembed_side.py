@@ -152,6 +152,23 @@ def test_colbert_in_onnx_gives_the_networks_vectors(colbert: tuple[Path, _Networ
     assert documents.truncated > 100
 
 
+def test_batches_are_of_like_length_and_bounded_in_tokens(splade: Path) -> None:
+    model = FastembedSparseEncoder(str(splade / "Splade_PP_en_v1"), device="cpu")._model
+    counted = model.count(["a " * n for n in (1, 60, 2, 60, *range(40))])
+    lengths = [
+        [min(64, len(row) + 2) for row in model.tokenizer.tokenize(batch)] for batch in _texts_of(counted.batches)
+    ]
+    flat = [length for batch in lengths for length in batch]
+    assert flat == sorted(flat, reverse=True)
+    assert all(len(batch) * max(batch) <= 512 for batch in lengths)
+    assert len(lengths) < 10
+
+
+def _texts_of(batches: list[list[int]]) -> list[list[str]]:
+    sizes = (1, 60, 2, 60, *range(40))
+    return [["a " * sizes[i] for i in batch] for batch in batches]
+
+
 def test_the_same_text_in_any_batch_and_order(colbert: tuple[Path, _Network], splade: Path) -> None:
     late = load_late(f"fastembed:{colbert[0]}", "cpu")
     sparse = load_sparse(f"fastembed:{splade / 'Splade_PP_en_v1'}", "cpu")

@@ -160,7 +160,7 @@ def test_the_key_is_sent_and_never_told(
         error = caught.value
         assert KEY not in f"{error} {error!r} {error.data} {error.__cause__!r} {error.__context__!r}"
     model.replies = [Reply(401, {"error": f"Incorrect API key provided: {KEY[:10]}***{KEY[-4:]}"})]
-    with pytest.raises(ModelUnavailable, match="Check the key .*SOME_KEY") as caught:
+    with pytest.raises(ModelUnavailable, match=r"Check the key .*SOME_KEY") as caught:
         client.post("/embed", EMBED)
     assert KEY[:10] not in str(caught.value), "nor a part of it, which some servers repeat"
     assert KEY not in repr(client)

@@ -19,6 +19,7 @@ from tarragon.encoders.bundled import bundled_model_path
 from tarragon.encoders.side_loading import load_sparse
 from tarragon.encoders.side_model import SideModel
 from tarragon.encoders.sparse import SparseTransformerEncoder, top_terms
+from tarragon.encoders.token_batches import TokenBatches
 from tarragon.errors import DeviceUnavailable, EncodingFailed, InvalidInput, ModelNotFound
 from tarragon.identity import fingerprint
 from tarragon.types import SparseVector
@@ -227,6 +228,16 @@ def test_bad_names_and_settings_say_what_to_do(splade: Path) -> None:
         SparseTransformerEncoder(str(splade), device="cpu", max_terms=0)
     with pytest.raises(DeviceUnavailable):
         load_sparse(str(splade), "cuda:99")
+
+
+def test_batches_are_of_like_length_and_within_the_budget() -> None:
+    lengths = np.random.default_rng(0).integers(0, 65, size=200)
+    seen: list[Any] = []
+    TokenBatches("cpu", 256, 60).run(np.minimum(lengths, 60), seen.append)
+    assert np.concatenate(seen).tolist() == sorted(range(200), key=lambda i: (-min(lengths[i], 60), i))
+    widest = [min(60, 8 * -(-max(1, int(lengths[batch].max())) // 8)) for batch in seen]
+    assert all(len(batch) * width <= 256 for batch, width in zip(seen, widest, strict=True))
+    assert len(seen) < 60, "and not one text a batch"
 
 
 def test_a_batch_that_does_not_fit_is_halved(splade: Path, monkeypatch: pytest.MonkeyPatch) -> None:

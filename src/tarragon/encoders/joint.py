@@ -168,8 +168,8 @@ class JointEncoder:
         return made
 
     def _sequences(self, inputs: Sequence[EncoderInput], prompt: str) -> list[IntArray]:
-        """Full id sequences; a chunk brings its ids where they are those of the text."""
-        known = self.tokenizer.sliceable and not prompt
+        """Full id sequences; a chunk, which never has a prompt, brings its ids where they are those of the text."""
+        known = self.tokenizer.sliceable
         texts = [prompt + item.text for item in inputs if not known or item.token_ids is None]
         fresh = iter(self.tokenizer.tokenize(texts))
         rows = [next(fresh) if not known or item.token_ids is None else item.token_ids for item in inputs]

@@ -131,6 +131,11 @@ class LegScores:
 class Store(Protocol):
     """The chunks of one version, in one dense space and any number of spaces beside it."""
 
+    @property
+    def parallel(self) -> int:
+        """How many searches at a time are of use."""
+        ...
+
     def upsert(self, chunks: Sequence[StoredChunk]) -> None:
         """Insert or replace. Durable against a killed process when it returns."""
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -66,9 +67,14 @@ class EdgeStore:
         StorageProblem: The shard cannot be opened, or has other vectors.
     """
 
+    parallel = 1
+    """The engine holds the interpreter's lock while it searches: two threads are no faster, and eight leave a third
+    (an event loop, say) waiting for seconds."""
+
     def __init__(self, path: Path, *, space: str, dimensions: int, language: Language) -> None:
         self._path = path
         self._space = space
+        self._searching = threading.Lock()
         with _engine_errors(path):
             if (path / "segments").is_dir():
                 self._shard = q.EdgeShard.load(str(path))
@@ -177,12 +183,12 @@ class EdgeStore:
         the engine can (BM25 over a text index scores only what it finds). All queries go to the engine as one batch.
         """
         queries = dict(_queries(request, self._space))
-        with _engine_errors(self._path):
+        with self._searching, _engine_errors(self._path):
             answers = self._shard.query_batch(q.QueryBatchRequest(list(queries.values())))
         scores = {
             name: {point.id: point.score for point in points} for name, points in zip(queries, answers, strict=True)
         }
-        return LegScores(**{name: scores.get(name) for name in ("dense", "lexical", "sparse", "late")})
+        return LegScores(scores.get("dense"), scores.get("lexical"), scores.get("sparse"), scores.get("late"))
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
     def optimize(self) -> bool:

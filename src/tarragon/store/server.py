@@ -44,6 +44,9 @@ class ServerStore:
         guard: Called before each write; raises if this process may not write (any more).
     """
 
+    parallel = 16
+    """The server has its own threads; what bounds us is the wait for it."""
+
     def __init__(
         self, connection: ServerConnection, collection: str, space: str, *, guard: Callable[[], object]
     ) -> None:
@@ -166,7 +169,7 @@ class ServerStore:
             name: {UUID(str(point.id)): point.score for point in answer.points}
             for name, answer in zip(queries, answers, strict=True)
         }
-        return LegScores(**{name: scores.get(name) for name in ("dense", "lexical", "sparse", "late")})
+        return LegScores(scores.get("dense"), scores.get("lexical"), scores.get("sparse"), scores.get("late"))
 
     # --- upkeep -------------------------------------------------------------------------------------------------------
     def flush(self) -> None:
