@@ -29,10 +29,11 @@ from benchmarks.stored import stored_passages
 from benchmarks.timing import Spread, interleave
 from tarragon import Index, IndexRecipe
 from tarragon.chunking import Chunker
+from tarragon.contract import Contract
 from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
 from tarragon.preparing import Writer
 from tarragon.protocols import Ledger, Source, Store
-from tarragon.session import Session, contract_of
+from tarragon.session import Session
 from tarragon.store.embedded import attach
 from tarragon.syncing import Sync
 from tarragon.types import FloatArray
@@ -127,7 +128,9 @@ def _profile(path: Path, source: Source, encoder: SentenceTransformerEncoder, re
     try:
         started = time.perf_counter()
         session = Session(catalog, recipe=recipe, encoders=[encoder], device=None)
-        record = catalog.create(contract_of(recipe, encoder), serve=True)
+        record = catalog.create(
+            Contract.of(recipe, encoder.name, encoder.dimensions, encoder.identity, encoder.max_tokens), serve=True
+        )
         with session.reading() as version:
             writer = Writer(
                 Watched(watch(version.store, "storing"), watch(version.ledger, "storing")),

@@ -27,12 +27,12 @@ from benchmarks.timing import latencies, percentile
 from evals.beir import read_queries
 from tarragon import IndexRecipe, SearchRecipe
 from tarragon.chunking import Chunker
+from tarragon.contract import Contract
 from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
 from tarragon.fusion import RRF_K, ranking
 from tarragon.planning import WantedChunk
 from tarragon.protocols import ChunkRecord, DocumentRecord, DocumentWrite, EncoderInput, OpenVersion, Store, StoredChunk
 from tarragon.searching import build_request, search
-from tarragon.session import contract_of
 from tarragon.store.embedded import attach
 from tarragon.types import FloatArray
 
@@ -68,7 +68,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     peer = Peer(chunks, vectors, recipe.depth)
     with tempfile.TemporaryDirectory(prefix="tarragon-query-") as folder:
         catalog = attach(Path(folder) / "i.tarragon")
-        catalog.create(contract_of(IndexRecipe(chunk_tokens=options.chunk_tokens), encoder), serve=True)
+        catalog.create(
+            Contract.of(
+                IndexRecipe(chunk_tokens=options.chunk_tokens),
+                encoder.name,
+                encoder.dimensions,
+                encoder.identity,
+                encoder.max_tokens,
+            ),
+            serve=True,
+        )
         with catalog.reading() as version:
             assert version is not None
             seconds = {"upsert": _timed(lambda: fill(version, chunks, vectors))}

@@ -38,12 +38,14 @@ class TimedShard:
         self.searching = self.reading = 0.0
 
     def query_batch(self, request: Any) -> Any:
+        """Timed."""
         begun = time.perf_counter()
         found = self._shard.query_batch(request)
         self.searching += time.perf_counter() - begun
         return found
 
     def retrieve(self, *arguments: Any) -> Any:
+        """Timed."""
         begun = time.perf_counter()
         found = self._shard.retrieve(*arguments)
         self.reading += time.perf_counter() - begun
@@ -57,7 +59,7 @@ def overhead(index: Index, questions: Sequence[str], recipe: SearchRecipe) -> di
     """Milliseconds of a query: whole, in the engine, and beyond."""
     vectors = index.encoder.encode_queries(list(questions)).vectors
     with index._opened.reading() as version:
-        store = version.store
+        store: Any = version.store
     real = store._shard
     timed = store._shard = TimedShard(real)
     rows = []

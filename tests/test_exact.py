@@ -33,6 +33,9 @@ ROUNDED = 0.5 * 10**-DECIMALS + 1e-6
 
 Scores = dict[UUID, float]
 
+PLAIN = SearchRecipe(fusion="dbsf")
+"""A single leg keeps its own scores."""
+
 
 # --- the corpus -------------------------------------------------------------------------------------------------------
 class Spectrum:
@@ -130,9 +133,7 @@ class Truth:
 def truth(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Truth]:
     chance = np.random.default_rng(3)
     texts = made_texts(chance, CHUNKS, 60)
-    documents = [
-        Document(f"{n}", text, {"even": n % 2 == 0, "year": 1990 + n % 40}) for n, text in enumerate(texts)
-    ]
+    documents = [Document(f"{n}", text, {"even": n % 2 == 0, "year": 1990 + n % 40}) for n, text in enumerate(texts)]
     recipe = IndexRecipe(chunking="whole", language="neutral")
     encoder = Spectrum()
     with Index.open(tmp_path_factory.mktemp("exact") / "index", recipe=recipe, encoder=encoder) as index:
@@ -175,7 +176,7 @@ FILTERS: dict[str, tuple[dict[str, Any] | None, Callable[[Mapping[str, Any]], bo
 def test_dense_search_is_brute_force(truth: Truth, name: str) -> None:
     spec, passes = FILTERS[name]
     for query in truth.questions:
-        hits = truth.index.search(query, 25, mode="dense", filter=spec)
+        hits = truth.index.search(query, 25, mode="dense", filter=spec, recipe=PLAIN)
         assert_same(hits, ranked(truth.passing(truth.dense(query), passes))[:25])
 
 
@@ -184,7 +185,7 @@ def test_lexical_search_is_bm25(truth: Truth, name: str) -> None:
     """The statistics are those of the whole index, whatever the filter."""
     spec, passes = FILTERS[name]
     for query in truth.questions:
-        hits = truth.index.search(query, 25, mode="lexical", filter=spec)
+        hits = truth.index.search(query, 25, mode="lexical", filter=spec, recipe=PLAIN)
         assert_same(hits, ranked(truth.passing(truth.rounded(query), passes))[:25])
         exact = truth.passing(truth.lexical(query), passes)
         assert [hit.score for hit in hits] == pytest.approx([exact[UUID(hit.chunk_id)] for hit in hits], abs=ROUNDED)
@@ -307,7 +308,7 @@ def test_a_calibrated_score_means_the_same_whatever_the_depth_and_the_legs(truth
         first = [*words[:LEVEL_DEPTH], *[0.0] * (LEVEL_DEPTH - len(words))]
         level = min(math.sqrt(sum(score**2 for score in first) / LEVEL_DEPTH), LEVEL_CAP)
         for depth in (30, 100, 400):
-            recipe = SearchRecipe(mode="lexical", fusion="calibrated", depth=depth)
+            recipe = SearchRecipe(mode="lexical", fusion="calibrated", depth=depth, min_score=0.0)
             best = truth.index.search(query, 1, recipe=recipe)[0].score
             assert best == pytest.approx(words[0] / math.sqrt(level), abs=TOLERANCE)
 

@@ -74,7 +74,9 @@ class Reversed:
         self.name, self._fails, self._most, self._cut = name, fails, most, cut
         self.read: list[str] = []
 
-    def score(self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = lambda: False) -> RerankScores:
+    def score(
+        self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = lambda: False
+    ) -> RerankScores:
         if self._fails:
             raise RuntimeError("out of paper")
         self.read = list(passages)
@@ -111,8 +113,14 @@ BEGIN, END = ["embed", "legs", "fuse", "serve"], ["freshness"]
         ({}, []),
         ({"mode": "lexical"}, []),
         ({"diversity": 0.4}, ["diversity"]),
-        ({"rerankers": (RerankStep(Reversed("one"), 20), RerankStep(Reversed("two"), 5))}, ["rerank: one", "rerank: two"]),
-        ({"rerankers": (RerankStep(Reversed(), 9),) * 2, "diversity": 0.1}, ["rerank: short", "rerank: short (2)", "diversity"]),
+        (
+            {"rerankers": (RerankStep(Reversed("one"), 20), RerankStep(Reversed("two"), 5))},
+            ["rerank: one", "rerank: two"],
+        ),
+        (
+            {"rerankers": (RerankStep(Reversed(), 9),) * 2, "diversity": 0.1},
+            ["rerank: short", "rerank: short (2)", "diversity"],
+        ),
     ],
     ids=["hybrid", "lexical", "diverse", "reranked", "twice"],
 )
@@ -257,7 +265,9 @@ def test_a_budget_that_leaves_passages_out_is_told(index: Index) -> None:
     assert "no time left" in none.receipt.degraded[0]
 
 
-@pytest.mark.parametrize("settings", [{}, {"rerankers": (RerankStep(Reversed(), 8),), "diversity": 0.3}], ids=["plain", "all"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"rerankers": (RerankStep(Reversed(), 8),), "diversity": 0.3}], ids=["plain", "all"]
+)
 def test_everything_can_be_written_as_json(index: Index, settings: Any) -> None:
     hits = index.search(QUERY, 4, recipe=SearchRecipe(**settings))
     receipt = hits.receipt.to_dict()

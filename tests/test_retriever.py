@@ -134,7 +134,9 @@ def test_a_question_s_own_settings_take_the_place_of_the_retriever_s(index: Inde
         assert set(dense.receipt.legs) == {"dense"}
         assert {hit.metadata["topic"] for hit in dense} == {"keys"}
         vector = WordEncoder().encode_queries(["lunch"]).vectors[0]
-        by_vector = made.retrieve("x", recipe=SearchRecipe(mode="dense", late=False), vector=vector, filter={"level": 0})
+        by_vector = made.retrieve(
+            "x", recipe=SearchRecipe(mode="dense", late=False), vector=vector, filter={"level": 0}
+        )
         assert {hit.metadata["topic"] for hit in by_vector} == {"keys"}, "both filters hold, the retriever's too"
 
 
@@ -179,7 +181,7 @@ def test_callers_of_an_event_loop_do_not_hold_it_up(
         gap = min(gap for gap, _, _ in runs)
         batches = opened._answers.asker.vectors.counts()
         with capsys.disabled():
-            print(
+            print(  # noqa: T201 - the figure is what this test is for
                 f"\nevent loop: largest gap {1000 * gap:.1f} ms while {CALLERS * ROUNDS} questions took "
                 f"{runs[0][1]:.2f} s in {batches.batches} runs of the model"
             )
@@ -452,7 +454,8 @@ def test_why_not_tells_nothing_of_documents_that_could_not_be_indexed_or_are_bla
         with made.scope(tenant="globex") as scoped:
             sentences = [scoped.why_not(QUESTION, f"acme/{name}").sentence for name in ("blank", "nothing", "keys")]
             told_of = {
-                sentence.replace(name, "x") for sentence, name in zip(sentences, ("blank", "nothing", "keys"), strict=True)
+                sentence.replace(name, "x")
+                for sentence, name in zip(sentences, ("blank", "nothing", "keys"), strict=True)
             }
             assert len(told_of) == 1
         with made.scope(tenant="globex") as scoped:

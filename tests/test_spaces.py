@@ -324,7 +324,7 @@ def test_a_model_for_a_space_that_the_index_does_not_have_is_not_ignored_in_sile
 @pytest.mark.parametrize("datatype", ["float32", "float16", "int8"])
 def test_late_vectors_are_kept_as_the_recipe_says(tmp_path: Path, models: Models, datatype: Datatype) -> None:
     recipe = IndexRecipe(late_datatype=datatype, chunking="whole")
-    texts = [text for text in HANDBOOK.values()]
+    texts = list(HANDBOOK.values())
     with models.open(tmp_path / "i", recipe=recipe) as index:
         index.sync([Document(f"{n}.txt", text) for n, text in enumerate(texts)])
         version = version_of(index)
@@ -520,7 +520,9 @@ def test_an_upgrade_of_another_setting_keeps_the_side_models(index: Index) -> No
     assert [sync.chunks_embedded for sync in report.syncs] == [0]
 
 
-@pytest.mark.xfail(strict=True, reason="donors give dense vectors only: sides.stored_sides asks the version's own store")
+@pytest.mark.xfail(
+    strict=True, reason="donors give dense vectors only: sides.stored_sides asks the version's own store"
+)
 def test_an_upgrade_of_another_setting_copies_the_vectors_of_every_space(index: Index, models: Models) -> None:
     index.upgrade(IndexRecipe(language="german"))
     assert models.encoded() == (0, 0)

@@ -87,7 +87,9 @@ class Said:
     name = "said"
     identity = {"kind": "said"}  # noqa: RUF012
 
-    def score(self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = lambda: False) -> RerankScores:
+    def score(
+        self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = lambda: False
+    ) -> RerankScores:
         return RerankScores([said(text, "r") for text in passages])
 
 
@@ -251,7 +253,7 @@ def test_fused(tmp_path: Path) -> None:
 
 def test_min_score(tmp_path: Path) -> None:
     with opened(tmp_path, TEXTS) as index:
-        plain = SearchRecipe(mode="dense", fusion="calibrated")
+        plain = SearchRecipe(mode="dense", fusion="calibrated", min_score=-1.0)
         hits = index.search(QUERY, 30, recipe=plain)
         least = (hits[2].score + hits[3].score) / 2
         recipe = replace(plain, min_score=least)

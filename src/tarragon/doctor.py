@@ -15,7 +15,7 @@ from tarragon.encoders.prompts import family_prompts
 from tarragon.errors import InvalidInput, MissingDependency, ModelProblem, RecipeMismatch
 from tarragon.findings import Examination, Finding, Severity, Unknown
 from tarragon.freshness import FreshnessCheck
-from tarragon.identity import DocumentState, fingerprint
+from tarragon.identity import DocumentState
 from tarragon.protocols import DenseEncoder, DocumentRecord, OpenVersion
 from tarragon.recipe import SearchRecipe
 from tarragon.session import Session
@@ -66,9 +66,7 @@ def examine(
 # --- the model and what it is given -----------------------------------------------------------------------------------
 def _encoder(session: Session, version: OpenVersion, deep: bool) -> tuple[DenseEncoder | None, str]:
     """The version's model if it is at hand, or may be loaded; and why it cannot be."""
-    space = version.record.contract.fingerprint
-    known = [*(encoder for _, encoder in session._known), *session._given]
-    encoder = next((one for one in known if fingerprint(one.identity) == space), None)
+    encoder = session.encoder_at_hand(version)
     if encoder is not None or not deep:
         return encoder, ""
     try:
@@ -90,7 +88,7 @@ def _model(read: Vitals, problem: str) -> Iterator[Result]:
     if encoder is None:
         yield Unknown("device", problem or "the model is not loaded; look deep")
     else:
-        yield symptoms.judge_device(read.session._device, encoder.device, _gpu())
+        yield symptoms.judge_device(read.session.device, encoder.device, _gpu())
 
 
 def _canaries(read: Vitals, encoder: DenseEncoder) -> Result:

@@ -8,12 +8,15 @@ from typing import Any, get_args
 from tarragon import around
 from tarragon.answering import Answers, Question
 from tarragon.comparing import Query
+from tarragon.doctor import examine
 from tarragon.errors import InvalidInput
 from tarragon.explaining import WhyNot, why_not
 from tarragon.filters import parse
+from tarragon.findings import Examination
 from tarragon.receipts import Hits
 from tarragon.recipe import Mode, SearchRecipe
 from tarragon.session import PATIENCE, Session
+from tarragon.sides import SAMPLE
 from tarragon.tuning import LENGTHS, Choice, Tuning, tune
 from tarragon.types import FloatArray, Hit, OnStale
 from tarragon.versioned import VersionedIndex
@@ -153,6 +156,22 @@ class SearchableIndex(VersionedIndex):
         said = on_step or (lambda _: None)
         with self._opened.catalog.writing(PATIENCE):
             return tune(self._opened, self._answers.asker, queries, target_recall, choice=choice, said=said)
+
+    def doctor(
+        self, *, recipe: SearchRecipe | None = None, k: int = 5, deep: bool = False, sample: int = SAMPLE
+    ) -> Examination:
+        """Look for silent faults: wrong prompts, truncation, stale statistics, what is missing: see docs/doctor.md.
+
+        Args:
+            recipe: How the index is searched. By default as it was tuned.
+            k: Hits that are wanted.
+            deep: Load the models and look at them too.
+            sample: Chunks that are looked at.
+
+        Raises:
+            IndexNotFound: Nothing has been synced yet.
+        """
+        return examine(self._opened, recipe=recipe, k=k, deep=deep, sample=sample)
 
     def neighbours(self, hit: Hit, before: int = 1, after: int = 1) -> around.Passage | None:
         """A hit with the chunks before and after it in its document; None if it is not served any more."""

@@ -68,6 +68,7 @@ class Session:
         late: The caller's own late-interaction encoder.
 
     Attributes:
+        device: Where models run, as the caller asked; None: the best there is.
         is_asked: Whether somebody has searched: then a sync must not keep the next one waiting.
     """
 
@@ -84,7 +85,7 @@ class Session:
         self.catalog = catalog
         self._wanted = recipe
         self._given = tuple(encoders)
-        self._device = device
+        self.device = device
         self.side_models = SideModels(sparse, late, device)
         self.measures = Measures(catalog)
         self.rerankers = Rerankers(device)
@@ -159,7 +160,7 @@ class Session:
     # --- encoders -----------------------------------------------------------------------------------------------------
     def new_encoder(self, recipe: IndexRecipe) -> DenseEncoder:
         """The encoder that a new version of this recipe is built with: the caller's own, or the recipe's model."""
-        encoder = self._given[0] if self._given else load_encoder(recipe, self._device)
+        encoder = self._given[0] if self._given else load_encoder(recipe, self.device)
         self.remember(encoder)
         return encoder
 
@@ -171,7 +172,7 @@ class Session:
     def with_encoder(self, encoder: DenseEncoder | None) -> Session:
         """A session on the same index for another encoder, or for whatever a new recipe names."""
         given = () if encoder is None else (encoder,)
-        other = Session(self.catalog, recipe=None, encoders=given, device=self._device)
+        other = Session(self.catalog, recipe=None, encoders=given, device=self.device)
         other._known, other.origins = list(self._known), self.origins
         other.side_models, other.measures, other.rerankers = self.side_models, self.measures, self.rerankers
         return other
@@ -180,6 +181,11 @@ class Session:
         """Use the encoders of another session too."""
         for _, encoder in other._known:
             self.remember(encoder)
+
+    def encoder_at_hand(self, version: OpenVersion) -> DenseEncoder | None:
+        """The encoder of a version's space, if it is loaded already."""
+        known = [*self._known, *((fingerprint(encoder.identity), encoder) for encoder in self._given)]
+        return next((encoder for print_, encoder in known if print_ == version.record.contract.fingerprint), None)
 
     def encoder_for(self, version: OpenVersion) -> DenseEncoder:
         """The encoder of a version's space.
@@ -197,7 +203,7 @@ class Session:
             recipe = contract.recipe
             if version.record.name == self.catalog.serving():
                 recipe = self.agreed(version.record)
-            self.remember(load_encoder(recipe, self._device))
+            self.remember(load_encoder(recipe, self.device))
         for print_, encoder in self._known:
             if print_ == contract.fingerprint:
                 return encoder

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from tarragon.types import FloatArray
 AXES = 128
 """Most principal axes that are kept; what is beyond them counts as spread evenly. On awsdocs-3k with 384 dimensions the
 deviation of a query's scores is then right to .4 % on average, 1.7 % at worst; with 64 axes to 1.7 % and 6 %."""
+
+EXACT = 512
+"""Most dimensions for which all axes are computed: 50 ms for 4,096 vectors of 384."""
 
 _LAYOUT = np.dtype("<f4")
 
@@ -65,10 +69,39 @@ class SpaceStatistics:
 
 
 def fit(vectors: FloatArray, axes: int = AXES) -> SpaceStatistics:
-    """Statistics of vectors, shape ``(n, dimensions)``, n ≥ 1. Each axis points to where its largest number is."""
+    """Statistics of vectors, shape ``(n, dimensions)``, n ≥ 1. Each axis points to where its largest number is.
+
+    Exact up to `EXACT` dimensions. Beyond, the axes come from a randomised range finder with a fixed seed and power
+    iterations (Halko, Martinsson and Tropp, SIAM Review 2011), since all of them would take seconds in every sync.
+    """
+    if vectors.shape[1] > EXACT and len(vectors):
+        return _approximate(vectors, axes)
     moments = Moments(vectors.shape[1])
     moments.add(vectors)
     return moments.statistics(axes)
+
+
+def _approximate(vectors: FloatArray, axes: int) -> SpaceStatistics:
+    count, dimensions = vectors.shape
+    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = vectors - mean
+    kept = min(axes, dimensions, count)
+    width = min(kept + 16, dimensions, count)
+    rows = np.random.default_rng(0).standard_normal((dimensions, width)).astype(np.float32)
+    for _ in range(4):
+        basis, _ = np.linalg.qr(centred @ rows)
+        rows, _ = np.linalg.qr(centred.T @ basis)
+    _, lengths, turned = np.linalg.svd(centred @ rows, full_matrices=False)
+    directions = (turned @ rows.T)[:kept]
+    variances = (lengths[:kept].astype(np.float64) ** 2) / count
+    total = float((centred.astype(np.float64) ** 2).sum()) / count
+    rest = max(0.0, total - float(variances.sum())) / max(1, dimensions - kept)
+    return SpaceStatistics(count, mean, _signed(directions), variances.astype(np.float32), rest)
+
+
+def _signed(directions: NDArray[Any]) -> FloatArray:
+    signs = np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(axis=1)])
+    return np.ascontiguousarray(directions * signs[:, None], dtype=np.float32)
 
 
 class Moments:
@@ -98,13 +131,12 @@ class Moments:
         covariance = self._products / self.count - np.outer(mean, mean)
         variances, directions = np.linalg.eigh(covariance)
         variances, directions = np.maximum(variances[::-1], 0.0), directions[:, ::-1].T
-        signs = np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(axis=1)])
         kept = min(axes, len(mean))
         rest = float(variances[kept:].mean()) if kept < len(mean) else 0.0
         return SpaceStatistics(
             self.count,
             mean.astype(np.float32),
-            (directions * signs[:, None])[:kept].astype(np.float32),
+            _signed(directions[:kept]),
             variances[:kept].astype(np.float32),
             rest,
         )

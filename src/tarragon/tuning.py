@@ -226,7 +226,7 @@ def _first_pass(
     if best is None or not best.short:
         return measured, None, None
     recall = next(one.recall for way, one in results if way == best)
-    prefix = replace(prefixes[best.short], depth=best.depth, recall=recall, chunks=len(vectors.rows))
+    prefix = replace(prefixes[best.short], depth=best.depth, recall=recall, chunks=version.store.count())
     return measured, prefix, axes
 
 

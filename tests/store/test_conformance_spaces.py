@@ -249,7 +249,9 @@ def test_a_space_that_was_never_made_has_no_vectors(
     request: pytest.FixtureRequest, home: Home, store: Store, space: SideSpace
 ) -> None:
     if home.name == "embedded":
-        reason = "EdgeStore.sides and search raise StorageProblem for a space that does not exist; the server's does not"
+        reason = (
+            "EdgeStore.sides and search raise StorageProblem for a space that does not exist; the server's does not"
+        )
         request.applymarker(pytest.mark.xfail(strict=True, raises=StorageProblem, reason=reason))
     store.upsert([plain(1), plain(2)])
     assert sorted(store.without(space)) == [UUID(int=1), UUID(int=2)]

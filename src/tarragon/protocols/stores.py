@@ -184,6 +184,10 @@ class Store(Protocol):
         """How many chunks are stored."""
         ...
 
+    def indexed_vectors(self) -> int:
+        """Vectors of all spaces together that a search need not go through one by one."""
+        ...
+
     def search(self, request: SearchRequest) -> LegScores:
         """Run all legs of the request in one call of the engine."""
         ...

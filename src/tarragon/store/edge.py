@@ -176,6 +176,11 @@ class EdgeStore:
         with _engine_errors(self._path):
             return int(self._shard.info().points_count)
 
+    def indexed_vectors(self) -> int:
+        """See `tarragon.protocols.Store`."""
+        with _engine_errors(self._path):
+            return int(self._shard.info().indexed_vectors_count)
+
     def search(self, request: SearchRequest) -> LegScores:
         """See `tarragon.protocols.Store`.
 
@@ -226,10 +231,10 @@ def _queries(request: SearchRequest, space: str) -> Iterator[tuple[str, q.QueryR
     limit = sum(leg.limit for leg in (dense, lexical, sparse) if leg is not None)
     union = list(legs.values())
     alone = len(union) == 1
+    told = max(lexical.limit, lexical.scores) if lexical is not None else 0
     for name, leg in legs.items():
         if name == "lexical" or (alone and not leg.prefetches):
-            told = max(leg.limit, lexical.scores) if name == "lexical" and lexical is not None else leg.limit
-            yield name, q.QueryRequest(limit=told, query=leg.query, filter=filter_)
+            yield name, q.QueryRequest(limit=told if name == "lexical" else leg.limit, query=leg.query, filter=filter_)
         else:
             yield name, q.QueryRequest(limit=limit, query=leg.query, prefetches=leg.prefetches if alone else union)
     if request.late is not None:

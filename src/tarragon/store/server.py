@@ -155,6 +155,11 @@ class ServerStore:
             "count the chunks", lambda client: client.count(self._collection, exact=True)
         ).count
 
+    def indexed_vectors(self) -> int:
+        """See `tarragon.protocols.Store`."""
+        found = self._connection.call("look at the collection", lambda client: client.get_collection(self._collection))
+        return found.indexed_vectors_count or 0
+
     def search(self, request: SearchRequest) -> LegScores:
         """See `tarragon.protocols.Store`.
 

@@ -64,10 +64,11 @@ def build_queries(request: SearchRequest, space: str, text: str) -> Iterator[tup
     limit = sum(leg.limit for leg in (dense, lexical, sparse) if leg is not None)
     union = list(legs.values())
     alone = len(union) == 1
+    told = max(lexical.limit, lexical.scores) if lexical is not None else 0
     for name, leg in legs.items():
         if name == "lexical" or (alone and not leg.prefetch):
-            told = max(leg.limit, lexical.scores) if name == "lexical" and lexical is not None else leg.limit
-            yield name, models.QueryRequest(query=leg.query, using=leg.using, limit=told, filter=filter_)
+            own = told if name == "lexical" else leg.limit
+            yield name, models.QueryRequest(query=leg.query, using=leg.using, limit=own, filter=filter_)
         else:
             parts = leg.prefetch if alone else union
             yield name, models.QueryRequest(query=leg.query, using=leg.using, limit=limit, prefetch=parts)
