@@ -41,6 +41,17 @@ def test_the_blocks_of_the_readme_run_in_order(here: Path, capsys: pytest.Captur
     assert outputs[1] == "True 0\nfresh keys.md v1\nfresh keys.md v1\n"
     assert outputs[2].startswith("friday {'team': 'storage'")
     assert outputs[3].strip() == "0 0 0 0", "nothing has changed since the first block"
+    assert outputs[4].splitlines()[0].endswith("} 1")
+
+
+def test_the_blocks_about_retrieval_run_in_order(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = []
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "retrieval.md").read_text(), re.DOTALL):
+        exec(compile(block, "retrieval.md", "exec"), {})
+        outputs.append(capsys.readouterr().out)
+    assert "'legs', 'fuse', 'serve'" in outputs[0]
+    assert outputs[0].splitlines()[1:] == ["1", "keys.md is hit 1 of 5"]
+    assert outputs[-1] == "[]\n[]\n", "no document is of this tenant"
 
 
 def test_the_commands_of_the_readme_run(here: Path) -> None:

@@ -15,7 +15,10 @@ import tarragon
 from tarragon import errors
 
 ROOT = Path(__file__).parent.parent
-HEAVY = ["torch", "transformers", "sentence_transformers", "onnxruntime", "qdrant_client", "llama_index", "markitdown"]
+HEAVY = [
+    *("torch", "transformers", "sentence_transformers", "onnxruntime", "fastembed"),
+    *("httpx", "qdrant_client", "llama_index", "markitdown"),
+]
 
 
 def python(code: str) -> str:

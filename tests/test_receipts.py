@@ -155,14 +155,14 @@ def test_legs_count_the_candidates_that_each_gave(index: Index, depth: int, filt
     assert dict(hits.receipt.legs) == {leg: len(scores) for leg, scores in truth.legs(depth).items()}
 
 
-@pytest.mark.xfail(strict=True, reason="Trace.legs counts the lexical scores that were told, candidates or not")
 def test_a_leg_that_tells_more_than_its_candidates_counts_its_candidates(index: Index) -> None:
     """Calibrated fusion looks at 400 lexical scores, to know the level of the query."""
     plain, calibrated = (
         index.search(QUERY, 3, recipe=SearchRecipe(depth=3, fusion=fusion)).receipt.legs  # type: ignore[arg-type]
         for fusion in ("dbsf", "calibrated")
     )
-    assert dict(calibrated) == dict(plain)
+    assert calibrated["dense"] == plain["dense"], "no more candidates"
+    assert plain["lexical"] <= calibrated["lexical"] <= calibrated["dense"], "and more of them with a score by words"
 
 
 def test_spaces_are_the_fingerprints_of_the_models_that_were_asked(index: Index) -> None:
@@ -201,7 +201,6 @@ class Patient(WordEncoder):
         return super().encode_documents(inputs)
 
 
-@pytest.mark.xfail(strict=True, reason="Answers._answer begins a new trace after a refresh: the receipt starts there")
 def test_the_seconds_of_a_search_are_those_of_all_of_it(tmp_path: Path, handbook: Path) -> None:
     """Also where stale documents are synced in between."""
     with Index.open(tmp_path / "i", encoder=Patient()) as index:
@@ -210,7 +209,6 @@ def test_the_seconds_of_a_search_are_those_of_all_of_it(tmp_path: Path, handbook
         assert index.search("signing keys", 3, on_stale="refresh").receipt.seconds >= 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="Answers._without_outdated searches again with the same trace, which adds up")
 def test_a_search_that_has_to_look_deeper_tells_a_failure_once(tmp_path: Path, handbook: Path) -> None:
     """What is stale is dropped, and the next best are looked for: the steps run again, the receipt is of the last."""
     with Index.open(tmp_path / "i", encoder=WordEncoder()) as index:

@@ -31,7 +31,7 @@ def test_index_settings_outside_their_range(values: dict[str, Any], said: list[s
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"mode": "sparse"}, ["mode='sparse'", "hybrid, dense, lexical"]),
+        ({"mode": "fuzzy"}, ["mode='fuzzy'", "hybrid, dense, lexical"]),
         ({"fusion": "max"}, ["fusion='max'", "dbsf, rrf"]),
         ({"depth": 0}, ["depth=0"]),
         ({"depth": -5}, ["depth=-5"]),
@@ -45,8 +45,8 @@ def test_search_settings_outside_their_range(values: dict[str, Any], said: list[
 
 def test_a_wrong_choice_is_in_the_data() -> None:
     with pytest.raises(InvalidRecipe) as caught:
-        SearchRecipe(mode="sparse")  # type: ignore[arg-type]
-    assert caught.value.data == {"name": "mode", "value": "sparse"}
+        SearchRecipe(mode="fuzzy")  # type: ignore[arg-type]
+    assert caught.value.data == {"name": "mode", "value": "fuzzy"}
 
 
 def test_every_documented_choice_is_accepted() -> None:
@@ -94,8 +94,27 @@ def test_defaults_are_a_promise() -> None:
         "chunking": "structure",
         "chunk_tokens": 256,
         "language": "english",
+        "sparse_model": None,
+        "late_model": None,
+        "late_datatype": "float32",
     }
-    assert asdict(SearchRecipe()) == {"mode": "hybrid", "depth": 100, "fusion": "dbsf", "query_prompt": None}
+    assert asdict(SearchRecipe()) == {
+        "mode": "hybrid",
+        "words": None,
+        "depth": 100,
+        "fusion": "calibrated",
+        "rrf_k": 60,
+        "dense_weight": None,
+        "min_score": None,
+        "first_pass": True,
+        "late": True,
+        "rerankers": (),
+        "rerank_budget_ms": None,
+        "on_rerank_failure": "degrade",
+        "query_prompt": None,
+        "diversity": 0.0,
+        "per_document": None,
+    }
 
 
 def test_recipes_are_values() -> None:

@@ -154,10 +154,8 @@ async def largest_gap(stop: asyncio.Event, step: float = 0.001) -> float:
 CALLERS, ROUNDS = 64, 2
 
 
-def test_callers_of_an_event_loop_do_not_hold_it_up(
-    tmp_path: Path, encoder: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """64 callers at once, with a real model that is slow: the loop turns all the same."""
+def test_callers_of_an_event_loop_share_runs_of_the_model(tmp_path: Path) -> None:
+    """64 callers at once; how long the loop stands still meanwhile is measured in benchmarks/reading.py."""
     from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
 
     model = SentenceTransformerEncoder(device="cpu")
@@ -165,29 +163,17 @@ def test_callers_of_an_event_loop_do_not_hold_it_up(
         opened.sync(documents())
         made.warm_up()
 
-        async def all_at_once() -> tuple[float, float, list[Hits]]:
-            stop = asyncio.Event()
-            ticker = asyncio.create_task(largest_gap(stop))
-            begun = time.perf_counter()
+        async def all_at_once() -> list[Hits]:
             answers: list[Hits] = []
             for turn in range(ROUNDS):
                 questions = [f"{QUESTION} number {n} of turn {turn}" for n in range(CALLERS)]
                 answers += await asyncio.gather(*(made.aretrieve(question) for question in questions))
-            seconds = time.perf_counter() - begun
-            stop.set()
-            return await ticker, seconds, answers
+            return answers
 
-        runs = [asyncio.run(all_at_once()) for _ in range(1)]
-        gap = min(gap for gap, _, _ in runs)
-        batches = opened._answers.asker.vectors.counts()
-        with capsys.disabled():
-            print(  # noqa: T201 - the figure is what this test is for
-                f"\nevent loop: largest gap {1000 * gap:.1f} ms while {CALLERS * ROUNDS} questions took "
-                f"{runs[0][1]:.2f} s in {batches.batches} runs of the model"
-            )
-        assert all(len(hits) == 5 for hits in runs[0][2])
-        assert batches.batches < CALLERS * ROUNDS / 2, "questions at a time share runs of the model"
-        assert gap < 0.05
+        answers = asyncio.run(all_at_once())
+        batches = opened._answers.asker.vectors.counts().batches
+        assert [len(hits) for hits in answers] == [5] * (CALLERS * ROUNDS)
+        assert batches < CALLERS * ROUNDS / 2, "questions at a time share runs of the model"
 
 
 def test_the_loop_goes_on_while_a_model_sleeps(tmp_path: Path) -> None:
@@ -432,10 +418,6 @@ def test_many_threads_with_a_scope_each_never_see_one_another(index: Index) -> N
             assert all(strange == set() for each in threads.map(ask, range(6)) for strange in each)
 
 
-LEAK = "Retriever.why_not rewrites stage 'filter' only, and in other words than of a document that is not there"
-
-
-@pytest.mark.xfail(strict=True, reason=LEAK)
 def test_why_not_tells_nothing_of_documents_out_of_scope(retriever: Retriever) -> None:
     with retriever.scope(tenant="globex") as scoped:
         for one in (retriever, scoped):
@@ -446,7 +428,6 @@ def test_why_not_tells_nothing_of_documents_out_of_scope(retriever: Retriever) -
             assert one.why_not(QUESTION, "globex/keys").stage == "found"
 
 
-@pytest.mark.xfail(strict=True, reason=LEAK)
 def test_why_not_tells_nothing_of_documents_that_could_not_be_indexed_or_are_blank(tmp_path: Path) -> None:
     """Whether another tenant's document exists is that tenant's business."""
     with Index.open(tmp_path / "i", encoder=Words()) as opened, Retriever(opened) as made:
@@ -462,7 +443,6 @@ def test_why_not_tells_nothing_of_documents_that_could_not_be_indexed_or_are_bla
             assert scoped.why_not("", "acme/keys").stage == "index"
 
 
-@pytest.mark.xfail(strict=True, reason="Retriever.neighbours and section do not look at the scope")
 def test_neighbours_and_sections_stay_in_scope(retriever: Retriever) -> None:
     """A hit that was found outside does not open a door."""
     hit = next(hit for hit in retriever.retrieve(QUESTION) if hit.metadata["tenant"] == "acme")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -88,30 +89,28 @@ class Answers:
 
     def _answer(self, run: _Run, embedding: Stage) -> Hits:
         question = run.question
-        trace = run.trace(embedding)
-        found = run.find(question.k, trace)
-        with trace.stage("freshness") as said:
-            hits = self.judged(run.version, found)
-            said.append(len(hits))
+        begun = time.perf_counter() - embedding.seconds
+        found, hits, trace = self._once(run, question.k, embedding, begun)
         if question.on_stale == "refresh" and (stale := _stale_documents(found, hits)):
             with suppress(IndexLocked):  # another sync is running: what is stale is dropped below
                 self._refresh(run.version.record.name, stale)
-            trace = run.trace(embedding)
-            hits = self.judged(run.version, run.find(question.k, trace))
+            found, hits, trace = self._once(run, question.k, embedding, begun)
         if question.on_stale != "flag":
-            hits = self._without_outdated(run, trace, hits)
+            wanted = question.k
+            while len(kept := _still_true(hits)) < question.k and len(hits) >= wanted:
+                wanted *= 2  # from as deep as it takes
+                found, hits, trace = self._once(run, wanted, embedding, begun)
+            hits = kept[: question.k]
         return Hits(hits, trace.receipt(), trace.explain)
 
-    def _without_outdated(self, run: _Run, trace: Trace, hits: list[Hit]) -> list[Hit]:
-        """The best hits that are not outdated, from as deep as it takes."""
-        k = run.question.k
-        wanted = k
-        while True:
-            kept = [hit for hit in hits if hit.freshness not in ("stale", "missing")]
-            if len(kept) >= k or len(hits) < wanted:
-                return kept[:k]
-            wanted *= 2
-            hits = self.judged(run.version, run.find(wanted, trace))
+    def _once(self, run: _Run, k: int, embedding: Stage, begun: float) -> tuple[list[Found], list[Hit], Trace]:
+        """Search and judge; the trace is of this search alone."""
+        trace = run.trace(embedding, begun)
+        found = run.find(k, trace)
+        with trace.stage("freshness") as said:
+            hits = self.judged(run.version, found)
+            said.append(len(hits))
+        return found, hits, trace
 
     def judged(self, version: OpenVersion, found: Sequence[Found]) -> list[Hit]:
         """The hits, each with what its source says now; every document is looked at once."""
@@ -147,8 +146,8 @@ class _Run:
     steps: Sequence[Step]
     turn: Semaphore
 
-    def trace(self, embedding: Stage) -> Trace:
-        trace = Trace(embedding.seconds)
+    def trace(self, embedding: Stage, begun: float) -> Trace:
+        trace = Trace(begun)
         trace.stages.append(embedding)
         trace.version = self.version.record.name
         trace.spaces = dict(self.asked.spaces)
@@ -169,6 +168,10 @@ class _Run:
             trace=trace,
             turn=self.turn,
         )
+
+
+def _still_true(hits: Sequence[Hit]) -> list[Hit]:
+    return [hit for hit in hits if hit.freshness not in ("stale", "missing")]
 
 
 def _stale_documents(found: Sequence[Found], hits: Sequence[Hit]) -> dict[str, set[str]]:

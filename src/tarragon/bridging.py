@@ -151,7 +151,7 @@ class Bridge:
         known = self._vectors.of(session, list(texts.values()))
         near = {id_: float(vector @ known[text]) for id_, text in texts.items() if text in known}
         lowest = min(near.values(), default=0.0)
-        return LegScores({id_: near.get(id_, lowest) for id_ in words}, legs.lexical)
+        return LegScores({id_: near.get(id_, lowest) for id_ in words}, legs.lexical, told=legs.told)
 
     def _found(
         self, version: OpenVersion, query: str, vector: FloatArray, k: int, condition: Filter | None

@@ -9,13 +9,14 @@ from uuid import UUID
 
 import numpy as np
 
-from tarragon.asking import Asked, Asker
+from tarragon.asking import Asker
 from tarragon.filters import Filter, matches
-from tarragon.protocols import DocumentRecord, LexicalLeg, OpenVersion, SearchRequest
+from tarragon.protocols import DocumentRecord, LexicalLeg, OpenVersion, SearchRequest, SideSpace
 from tarragon.recipe import SearchRecipe
-from tarragon.searching import Found, search
+from tarragon.searching import Found, passes, search
 from tarragon.session import Session
 from tarragon.tracing import Trace
+from tarragon.types import SparseVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,12 @@ class WhyNot:
 
     Attributes:
         document_id: The document.
-        stage: ``found`` if it is among the hits; else ``index`` (it is not there), ``filter``, ``first pass``,
-            ``legs`` (none of its passages is a candidate), ``min_score``, ``fused``, ``late``, ``rerank``,
-            ``per_document`` or ``diversity``.
+        stage: ``found`` if it is among the hits; else ``index`` (it is not there), ``filter``, ``first pass``, ``legs``
+            (none of its passages is a candidate), ``min_score``, ``fused``, ``late``, ``rerank`` or ``diversity``.
         sentence: What happened, with figures.
         rank: Of its best passage at that stage, from 1; None if it has none.
         score: The best passage's score at that stage.
-        needed: The score that would have been enough.
+        needed: The score at that stage that would have been enough.
         chunk_id: That passage.
     """
 
@@ -47,41 +47,56 @@ class WhyNot:
         return asdict(self)
 
 
-def why_not(
-    session: Session,
-    asker: Asker,
-    query: str,
-    document_id: str,
-    k: int,
-    filter: Filter | None,
-    recipe: SearchRecipe | None,
-) -> WhyNot:
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A document that is missed among the hits of a question.
+
+    Attributes:
+        query: The question.
+        document_id: The document.
+        k: Hits wanted.
+        filter: On the documents' metadata.
+        within: What may be told of.
+    """
+
+    query: str
+    document_id: str
+    k: int
+    filter: Filter | None
+    within: Filter | None
+
+
+def why_not(session: Session, asker: Asker, missed: Missed, recipe: SearchRecipe | None) -> WhyNot:
     """See `tarragon.Index.why_not`."""
     with session.reading() as version:
-        record = version.ledger.document(document_id)
-        if (absent := _absent(document_id, record, version)) is not None:
+        if (absent := _absent(missed, version)) is not None:
             return absent
-        if not query.strip() or k == 0:
-            return WhyNot(document_id, "legs", "a blank query, or k=0, finds nothing")
+        if not missed.query.strip() or missed.k == 0:
+            return WhyNot(missed.document_id, "legs", "a blank query, or k=0, finds nothing")
         recipe = recipe or SearchRecipe(**version.record.tuning.get("search", {}))
-        asked = asker.ask(version, [query], recipe)[0]
-        trace = Trace()
+        asked = asker.ask(version, [missed.query], recipe)[0]
+        request, trace = asked.request(missed.k, missed.filter, recipe), Trace()
         steps = session.rerankers.steps(recipe.rerankers)
-        request = asked.request(k, filter, recipe)
-        found = search(version, request, k, recipe, query=query, spread=asked.spread, steps=steps, trace=trace)
-        own = [chunk.id for chunk in version.ledger.chunks(document_id)]
-        case = _Case(version, document_id, own, asked, recipe, trace, found, k)
-        return case.found() or case.filtered(filter) or case.not_a_candidate(request) or case.outranked()
+        found = search(
+            version, request, missed.k, recipe, query=missed.query, spread=asked.spread, steps=steps, trace=trace
+        )
+        own = [chunk.id for chunk in version.ledger.chunks(missed.document_id)]
+        case = _Case(version, missed, own, request, recipe, trace, found)
+        return case.found() or case.filtered() or case.not_a_candidate() or case.outranked()
 
 
-def _absent(document_id: str, record: DocumentRecord | None, version: OpenVersion) -> WhyNot | None:
+def _absent(missed: Missed, version: OpenVersion) -> WhyNot | None:
+    """Not indexed, or not to be told of: which must look the same."""
+    name = missed.document_id
+    record: DocumentRecord | None = version.ledger.document(name)
+    chunks = version.ledger.chunks(name)
+    if missed.within is not None and not (chunks and passes(version, chunks[0].id, missed.within)):
+        record = None
     if record is None:
-        return WhyNot(document_id, "index", f"the index has no document {document_id!r}; sync its source")
+        return WhyNot(name, "index", f"the index has no document {name!r}; sync its source")
     if record.state is None:
-        return WhyNot(document_id, "index", f"{document_id} could not be indexed: {record.failure or record.status}")
-    if not version.ledger.chunks(document_id):
-        return WhyNot(document_id, "index", f"{document_id} has no text to search")
-    return None
+        return WhyNot(name, "index", f"{name} could not be indexed: {record.failure or record.status}")
+    return None if chunks else WhyNot(name, "index", f"{name} has no text to search")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,104 +104,119 @@ class _Case:
     """A search that was run, and the document that is looked for."""
 
     version: OpenVersion
-    document_id: str
+    missed: Missed
     own: Sequence[UUID]
-    asked: Asked
+    request: SearchRequest
     recipe: SearchRecipe
     trace: Trace
     hits: Sequence[Found]
-    k: int
+
+    @property
+    def name(self) -> str:
+        return self.missed.document_id
 
     def found(self) -> WhyNot | None:
         for rank, one in enumerate(self.hits, start=1):
-            if one.hit.document_id == self.document_id:
-                sentence = f"{self.document_id} is hit {rank} of {len(self.hits)}"
-                return WhyNot(self.document_id, "found", sentence, rank, one.hit.score, None, one.hit.chunk_id)
+            if one.hit.document_id == self.name:
+                sentence = f"{self.name} is hit {rank} of {len(self.hits)}"
+                return WhyNot(self.name, "found", sentence, rank, one.hit.score, None, one.hit.chunk_id)
         return None
 
-    def filtered(self, filter: Filter | None) -> WhyNot | None:
+    def filtered(self) -> WhyNot | None:
         payloads = self.version.store.payloads(self.own[:1])
         metadata: Mapping[str, Any] = next((payload["metadata"] for payload in payloads.values()), {})
-        if filter is None or matches(filter, metadata):
+        if self.missed.filter is None or matches(self.missed.filter, metadata):
             return None
-        return WhyNot(self.document_id, "filter", f"the filter excludes {self.document_id}: its metadata is {metadata}")
+        return WhyNot(self.name, "filter", f"the filter excludes {self.name}: its metadata is {metadata}")
 
     # --- legs ---------------------------------------------------------------------------------------------------------
-    def not_a_candidate(self, request: SearchRequest) -> WhyNot | None:
+    def not_a_candidate(self) -> WhyNot | None:
         """Lost in the legs: no passage reached the last candidate of any."""
-        if any(id_ in scores for scores in self.trace.scores.values() for id_ in self.own):
+        fused = self.trace.scores["fused"]
+        if any(id_ in fused for id_ in self.own):
             return None
-        exact = self._exact(request)
-        parts, best = [], None
-        for leg, scores in exact.items():
-            needed = self._last(leg, getattr(request, leg).limit)
-            id_, score = max(scores.items(), key=lambda entry: (entry[1], -entry[0].int))
-            parts.append(f"{leg} {score:.4f} where the last candidate has {needed:.4f}")
-            if leg == "dense" and request.dense is not None and request.dense.first is not None and score > needed:
-                sentence = (
-                    f"the first pass lost {self.document_id}: its {parts[-1]}. Search with first_pass=False, or tune "
-                    "the index again with a higher target_recall"
-                )
-                return WhyNot(self.document_id, "first pass", sentence, None, score, needed, str(id_))
-            if best is None or score - needed > best[1] - best[2]:
-                best = id_, score, needed
-        if best is None:
-            return WhyNot(self.document_id, "legs", f"no passage of {self.document_id} has a word of the query")
+        lost = [self._lost_in(leg, scores) for leg, scores in self._exact().items() if scores]
+        if not lost:
+            return WhyNot(self.name, "legs", f"no passage of {self.name} has a word of the query")
+        first = self.request.dense.first if self.request.dense is not None else None
+        leg, id_, score, needed = lost[0]
+        if leg == "dense" and first is not None and score > needed:
+            sentence = (
+                f"the first pass lost {self.name}: it scores {score:.4f} where the last candidate has {needed:.4f}. "
+                "Search with first_pass=False, or tune the index again with a higher target_recall"
+            )
+            return WhyNot(self.name, "first pass", sentence, None, score, needed, str(id_))
+        parts = [f"{leg} {score:.4f} where the last candidate has {needed:.4f}" for leg, _, score, needed in lost]
         sentence = (
-            f"no passage of {self.document_id} is a candidate: {'; '.join(parts)}. A larger depth than "
-            f"{self.recipe.depth} looks further"
+            f"no passage of {self.name} is a candidate: {'; '.join(parts)}. A larger depth than {self.recipe.depth} "
+            "looks further"
         )
-        return WhyNot(self.document_id, "legs", sentence, None, best[1], best[2], str(best[0]))
+        _, id_, score, needed = max(lost, key=lambda one: one[2] - one[3])
+        return WhyNot(self.name, "legs", sentence, None, score, needed, str(id_))
 
-    def _exact(self, request: SearchRequest) -> dict[str, Mapping[UUID, float]]:
-        """The true scores of the document's passages in the legs that can give them."""
-        scores: dict[str, Mapping[UUID, float]] = {}
-        if request.dense is not None:
-            vectors = self.version.store.vectors(self.own)
-            query = request.dense.vector
-            scores["dense"] = {id_: float(np.dot(vector, query)) for id_, vector in vectors.items()}
-        if request.lexical is not None:
-            everything = LexicalLeg(self.asked.text, max(1, self.version.store.count()))
-            found = self.version.store.search(SearchRequest(lexical=everything)).lexical or {}
+    def _lost_in(self, leg: str, scores: Mapping[UUID, float]) -> tuple[str, UUID, float, float]:
+        """The document's best passage in a leg, its score, and that of the last candidate that the leg gave."""
+        id_, score = max(scores.items(), key=lambda entry: (entry[1], -entry[0].int))
+        fused = self.trace.scores["fused"]
+        given = sorted((value for one, value in self.trace.scores[leg].items() if one in fused), reverse=True)
+        given = given[: getattr(self.request, leg).limit]
+        return leg, id_, score, given[-1] if given else 0.0
+
+    def _exact(self) -> dict[str, dict[UUID, float]]:
+        """The true scores of the document's passages in each leg; without those that have nothing of the query."""
+        request, store = self.request, self.version.store
+        scores: dict[str, dict[UUID, float]] = {}
+        if (dense := request.dense) is not None:
+            vectors = store.vectors(self.own)
+            scores["dense"] = {id_: float(np.dot(vector, dense.vector)) for id_, vector in vectors.items()}
+        if (lexical := request.lexical) is not None:
+            everything = LexicalLeg(lexical.text, max(1, store.count()))
+            found = store.search(SearchRequest(lexical=everything)).lexical or {}
             scores["lexical"] = {id_: found[id_] for id_ in self.own if id_ in found}
-        return {leg: of_leg for leg, of_leg in scores.items() if of_leg}
-
-    def _last(self, leg: str, limit: int) -> float:
-        """The score of the last candidate that the leg itself gave."""
-        scores = sorted(self.trace.scores.get(leg, {}).values(), reverse=True)[:limit]
-        return scores[-1] if scores else 0.0
+        if (sparse := request.sparse) is not None:
+            sides = store.sides(SideSpace(sparse.space, "sparse"), self.own)
+            products = {
+                id_: _product(row, sparse.vector) for id_, row in sides.items() if isinstance(row, SparseVector)
+            }
+            scores["sparse"] = {id_: product for id_, product in products.items() if product}
+        return scores
 
     # --- rankings -----------------------------------------------------------------------------------------------------
     def outranked(self) -> WhyNot:
         """A candidate that something else was better than."""
-        stage, rank, id_ = self._best_place()
-        score = self.trace.scores[stage][id_]
-        last = self.hits[-1].hit.score if self.hits else None
+        ranked = self.trace.scores
+        stages = self.trace.ranking_stages
+        places = {stage: place for stage in stages if (place := self._place(stage)) is not None}
+        stage, (rank, id_) = list(places.items())[-1]
+        score = ranked[stage][id_]
         least = self.recipe.min_score
-        if least is not None and self.trace.scores["fused"].get(id_, least) < least:
-            sentence = f"its best passage scores {score:.4f}, below min_score={least}"
-            return WhyNot(
-                self.document_id, "min_score", f"{self.document_id}: {sentence}", rank, score, least, str(id_)
-            )
-        if rank <= self.k:
-            name = "diversity" if self.recipe.diversity else "per_document"
-            sentence = f"{self.document_id} is at rank {rank} before {name} chooses among the best"
-            return WhyNot(self.document_id, name, sentence, rank, score, last, str(id_))
-        short = f", {last - score:.4f} short of the last hit" if last is not None and last >= score else ""
-        what = "rerank" if stage.startswith("rerank") else stage
+        if least is not None and ranked["fused"].get(id_, least) < least:
+            sentence = f"{self.name}: its best passage scores {score:.4f}, below min_score={least}"
+            return WhyNot(self.name, "min_score", sentence, rank, score, least, str(id_))
+        after = stages[stages.index(stage) + 1 :]
+        if after:
+            went_on = [value for one, value in ranked[stage].items() if one in ranked[after[0]]]
+            needed, beyond = min(went_on, default=None), f"not among the {len(went_on)} that {after[0]!r} looked at"
+        else:
+            order = sorted(ranked[stage].values(), reverse=True)
+            needed, beyond = order[min(self.missed.k, len(order)) - 1], f"beyond k={self.missed.k}"
+            if rank <= self.missed.k:
+                sentence = f"{self.name} is at rank {rank} before diversity chooses among the best"
+                return WhyNot(self.name, "diversity", sentence, rank, score, needed, str(id_))
+        short = f", {needed - score:.4f} short of the last hit" if needed is not None and not after else ""
         sentence = (
-            f"its best passage is at rank {rank} of {len(self.trace.scores[stage])} in stage {stage!r}, beyond "
-            f"k={self.k}: it scores {score:.4f}{short}"
+            f"{self.name}: its best passage is at rank {rank} of {len(ranked[stage])} in stage {stage!r}, {beyond}: it "
+            f"scores {score:.4f}{short}"
         )
-        return WhyNot(self.document_id, what, f"{self.document_id}: {sentence}", rank, score, last, str(id_))
+        kind = "rerank" if stage.startswith("rerank") else stage
+        return WhyNot(self.name, kind, sentence, rank, score, needed, str(id_))
 
-    def _best_place(self) -> tuple[str, int, UUID]:
-        """The last stage that ranked one of the document's passages, and the best of them there."""
-        stages = [stage for stage in self.trace.scores if stage not in ("dense", "lexical", "sparse")]
-        stages.sort(key=lambda stage: (stage.startswith("rerank"), stage == "late", stage == "fused"))
-        for stage in reversed(stages):
-            places = [(rank, id_) for id_ in self.own if (rank := self.trace.rank(stage, id_)) is not None]
-            if places:
-                rank, id_ = min(places, key=lambda place: (place[0], place[1].int))
-                return stage, rank, id_
-        raise AssertionError("a candidate has a rank in the fused stage")
+    def _place(self, stage: str) -> tuple[int, UUID] | None:
+        """The document's best passage in a ranking, and its rank."""
+        places = [(rank, id_) for id_ in self.own if (rank := self.trace.rank(stage, id_)) is not None]
+        return min(places, key=lambda place: (place[0], place[1].int), default=None)
+
+
+def _product(first: SparseVector, second: SparseVector) -> float:
+    _, own, others = np.intersect1d(first.indices, second.indices, return_indices=True)
+    return float(first.values[own] @ second.values[others])

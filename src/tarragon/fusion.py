@@ -121,7 +121,7 @@ def calibrated(legs: LegScores, dense_weight: float | None, spread: Spread | Non
         scores = _standardised(_column(legs.sparse, ids))
         units.append([TYPICAL.mean + TYPICAL.deviation * score for score in scores])
     if legs.lexical is not None:
-        scale = 1 / math.sqrt(level(legs.lexical.values()) or 1.0)
+        scale = 1 / math.sqrt(level(legs.told or legs.lexical.values()) or 1.0)
         units.append([score * scale for score in _column(legs.lexical, ids)])
     return _weighted(ids, units, _shares(legs, dense_weight))
 

@@ -11,7 +11,7 @@ from uuid import UUID
 from tarragon.background import Background, Foreground
 from tarragon.chunking import Chunker
 from tarragon.planning import ChunkDiff, WantedChunk, diff_chunks, wanted_chunks
-from tarragon.protocols import ChunkRecord, DenseEncoder, Ledger, Store
+from tarragon.protocols import ChunkRecord, DenseEncoder, Ledger, SideSpace, SideVector, Store
 from tarragon.recipe import Chunking
 from tarragon.sides import SideMaker
 from tarragon.survey import Job, SurveyOptions, format_of
@@ -43,6 +43,10 @@ class VectorSource(Protocol):
         """Those it has, by chunk hash."""
         ...
 
+    def sides_of(self, space: SideSpace, hashes: Sequence[bytes]) -> Mapping[bytes, SideVector]:
+        """Those it has in a space beside the dense one."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StoredVectors:
@@ -58,6 +62,12 @@ class StoredVectors:
         """See `VectorSource`."""
         holders = self.version.ledger.holders(hashes)
         stored = self.version.store.vectors(list(holders.values())) if holders else {}
+        return {hash_: stored[id_] for hash_, id_ in holders.items() if id_ in stored}
+
+    def sides_of(self, space: SideSpace, hashes: Sequence[bytes]) -> Mapping[bytes, SideVector]:
+        """See `VectorSource`."""
+        holders = self.version.ledger.holders(hashes)
+        stored = self.version.store.sides(space, list(holders.values())) if holders else {}
         return {hash_: stored[id_] for hash_, id_ in holders.items() if id_ in stored}
 
 
@@ -152,6 +162,15 @@ def find_vectors(hashes: Sequence[bytes], writer: Writer) -> dict[bytes, FloatAr
     found: dict[bytes, FloatArray] = {}
     for place in writer.vector_sources:
         found |= place.vectors_of([hash_ for hash_ in hashes if hash_ not in found])
+    return found
+
+
+def find_sides(space: SideSpace, hashes: Sequence[bytes], writer: Writer) -> dict[bytes, SideVector]:
+    """The same for a space beside the dense one."""
+    found: dict[bytes, SideVector] = {}
+    for place in writer.vector_sources:
+        if missing := [hash_ for hash_ in hashes if hash_ not in found]:
+            found |= place.sides_of(space, missing)
     return found
 
 

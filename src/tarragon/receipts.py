@@ -33,7 +33,7 @@ class Receipt:
     Attributes:
         version: The version of the index that was searched; empty if there is none yet.
         stages: In order.
-        legs: By leg, how many candidates it gave.
+        legs: By leg, how many of the candidates it scored.
         spaces: By leg, the fingerprint of the model behind it.
         truncated: Tokens of the query that models did not see.
         degraded: What went wrong and was done without; empty if nothing.

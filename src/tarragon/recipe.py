@@ -110,8 +110,8 @@ class SearchRecipe:
         words: What the legs by words are in a hybrid search: ``bm25``, the learned ``sparse`` one instead of it, or
             ``both``. By default both, where the index has a sparse model.
         depth: Candidates each leg contributes before fusion (at least ``k``). evals/README.md has what it does.
-        fusion: How the legs' scores become one ranking: see `tarragon.fusion`. A single leg keeps its own scores, unless
-            ``min_score`` asks for calibrated ones.
+        fusion: How the legs' scores become one ranking: see `tarragon.fusion`. A single leg keeps its own scores,
+            unless ``min_score`` asks for calibrated ones.
         rrf_k: The constant of reciprocal rank fusion.
         dense_weight: Share of the dense leg, 0 (only words) to 1 (only vectors). None: the method's own.
         min_score: Leave out what scores less in ``calibrated`` fusion, such as 4.5: nothing relevant then gives no

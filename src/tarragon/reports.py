@@ -332,6 +332,7 @@ class VerifyReport:
         wrong_texts: Stored chunks whose text is not what the ledger says.
         wrong_vectors: Stored chunks whose vector is not what the model makes of their text.
         unfinished: Documents whose rewrite was interrupted.
+        incomplete: Stored chunks that have no vector in a space beside the dense one.
         affected: Ids of the documents with something wrong.
         repaired: Whether it was mended.
         unrepaired: Documents that could not be, because their source cannot be read.
@@ -347,6 +348,7 @@ class VerifyReport:
     wrong_texts: int
     wrong_vectors: int
     unfinished: int
+    incomplete: int
     affected: tuple[str, ...]
     repaired: bool
     unrepaired: tuple[str, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from tarragon.errors import InvalidInput
@@ -57,9 +57,12 @@ def wants(recipe: SearchRecipe, *, has_sparse: bool) -> frozenset[str]:
     Raises:
         InvalidInput: The recipe wants that space, and there is none.
     """
-    if (recipe.mode == "sparse" or recipe.words in ("sparse", "both")) and not has_sparse:
+    wanted = recipe.mode == "sparse" or (recipe.mode == "hybrid" and recipe.words in ("sparse", "both"))
+    if wanted and not has_sparse:
+        named = "mode='sparse'" if recipe.mode == "sparse" else f"words={recipe.words!r}"
         raise InvalidInput(
-            "the index has no sparse model; build it with IndexRecipe(sparse_model=...), or search with words='bm25'"
+            f"{named} needs a sparse model, and the index has none: build it with IndexRecipe(sparse_model=...) or "
+            "Index.open(sparse_encoder=...), or search without"
         )
     if recipe.mode != "hybrid":
         return frozenset({recipe.mode})
@@ -85,14 +88,14 @@ def build_request(
         first = FirstPass(space, short, math.ceil(times * depth))
     return SearchRequest(
         dense=DenseLeg(vector, depth, first) if vector is not None and "dense" in legs else None,
-        lexical=LexicalLeg(query, depth, _told(depth, recipe)) if "lexical" in legs else None,
+        lexical=LexicalLeg(query, depth, _scores(depth, recipe)) if "lexical" in legs else None,
         filter=filter,
         sparse=SparseLeg(*sides.sparse, depth) if sides.sparse is not None and "sparse" in legs else None,
         late=LateStage(*sides.late) if sides.late is not None else None,
     )
 
 
-def _told(depth: int, recipe: SearchRecipe) -> int:
+def _scores(depth: int, recipe: SearchRecipe) -> int:
     """Lexical scores that fusion looks at."""
     return max(depth, LEVEL_DEPTH) if recipe.fusion == "calibrated" else 0
 
@@ -105,6 +108,8 @@ def candidates(store: Store, request: SearchRequest) -> LegScores:
     """
     wanted = {name: leg for name in LEGS if (leg := getattr(request, name)) is not None}
     asked = {name: with_limit(leg, leg.limit + 1) for name, leg in wanted.items()}
+    if (lexical := request.lexical) is not None and lexical.scores:
+        asked["lexical"] = replace(asked["lexical"], scores=lexical.scores + 1)
     while True:
         legs = _steady(store.search(replace(request, **asked)))
         least = {}
@@ -113,10 +118,7 @@ def candidates(store: Store, request: SearchRequest) -> LegScores:
             least[name], is_tied = _least(getattr(legs, name), leg.limit, asked[name].limit)
             ties += [name] if is_tied else []
         if not ties:
-            told = math.inf
-            if request.lexical is not None:
-                told = _told_from(legs.lexical or {}, request.lexical, least["lexical"])
-            return _at_least(legs, least, told)
+            return _told(_chosen(legs, least), request.lexical, least)
         asked |= {name: with_limit(asked[name], 4 * asked[name].limit) for name in ties}
 
 
@@ -161,19 +163,31 @@ def _least(scores: Scores, wanted: int, asked: int) -> tuple[float, bool]:
     return least, was_cut and own[-1] == least
 
 
-def _at_least(legs: LegScores, least: Mapping[str, float], told: float) -> LegScores:
+def _chosen(legs: LegScores, least: Mapping[str, float]) -> LegScores:
     """The candidates that reach the least score of any leg, with their scores in all.
 
-    Of lexical scores those that reach ``told``, candidates or not: which others are known hangs on where the engine
-    cut. Nearly all stay, so that only the others are looked for: hashing an id takes longer than comparing a score.
+    Nearly all stay, so that only the others are looked for: hashing an id takes longer than comparing a score.
     """
     lost = _lost(legs, least)
-    kept: dict[str, Any] = {"lexical": None}
-    for name in ("dense", "sparse", "late"):
-        kept[name] = _without(getattr(legs, name), lost)
-    if legs.lexical is not None:
-        kept["lexical"] = _without(legs.lexical, [id_ for id_, score in legs.lexical.items() if score < told])
-    return LegScores(**kept)
+    return replace(
+        legs, dense=_without(legs.dense, lost), sparse=_without(legs.sparse, lost), late=_without(legs.late, lost)
+    )
+
+
+def _told(legs: LegScores, leg: LexicalLeg | None, least: Mapping[str, float]) -> LegScores:
+    """The same with the lexical scores that do not hang on where the engine cut.
+
+    Those of the leg's own candidates, and with other legs those above the first that was not to be told; of the values
+    alone, all that were to be told.
+    """
+    if legs.lexical is None or leg is None:
+        return legs
+    values = sorted(legs.lexical.values(), reverse=True)
+    bound = least["lexical"]
+    if len(least) > 1 and leg.scores:
+        bound = min(bound, math.nextafter(values[leg.scores], math.inf)) if len(values) > leg.scores else -math.inf
+    words = _without(legs.lexical, [id_ for id_, score in legs.lexical.items() if score < bound])
+    return replace(legs, lexical=words, told=tuple(values[: leg.scores]))
 
 
 def _lost(legs: LegScores, least: Mapping[str, float]) -> list[UUID]:
@@ -193,11 +207,3 @@ def _without(scores: Scores | None, lost: Sequence[UUID]) -> Scores | None:
     for id_ in lost:
         kept.pop(id_, None)
     return kept
-
-
-def _told_from(scores: Scores, leg: LexicalLeg, least: float) -> float:
-    """The least lexical score of which all that have it, and all better ones, are known."""
-    own = sorted(scores.values(), reverse=True)
-    if len(own) < leg.scores:
-        return -math.inf  # all there are
-    return min(least, math.nextafter(own[-1], math.inf)) if leg.scores else least

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -138,21 +137,24 @@ class Retriever:
     def why_not(
         self, query: str, document_id: str, k: int | None = None, *, recipe: SearchRecipe | None = None
     ) -> WhyNot:
-        """At which stage a question loses a document: see `Index.why_not`. A document out of scope stays unknown."""
-        k = self.k if k is None else k
-        found = self.index.why_not(query, document_id, k, filter=self._confined(None), recipe=recipe or self.recipe)
-        if found.stage == "filter":
-            return replace(found, stage="index", sentence=f"the index has no document {document_id!r} in this scope")
-        return found
+        """At which stage a question loses a document: see `Index.why_not`. A document out of scope is unknown."""
+        return self.index.why_not(
+            query,
+            document_id,
+            self.k if k is None else k,
+            recipe=recipe or self.recipe,
+            filter=self._confined(None),
+            within=self._confined(None),
+        )
 
     # --- around a hit -------------------------------------------------------------------------------------------------
     def neighbours(self, hit: Hit, before: int = 1, after: int = 1) -> Passage | None:
-        """A hit with the chunks before and after it: see `Index.neighbours`."""
-        return self.index.neighbours(hit, before, after)
+        """A hit with the chunks before and after it: see `Index.neighbours`. None for a hit out of scope."""
+        return self.index.neighbours(hit, before, after, within=self._confined(None))
 
     def section(self, hit: Hit, level: int | None = None, **options: Any) -> Passage | None:
-        """The section that a hit stands in: see `Index.section`."""
-        return self.index.section(hit, level, **options)
+        """The section that a hit stands in: see `Index.section`. None for a hit out of scope."""
+        return self.index.section(hit, level, within=self._confined(None), **options)
 
     def warm_up(self) -> None:
         """Load the models and open the files that a first question would have to wait for."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
+from uuid import UUID
 
 from tarragon import around
 from tarragon.answering import Answers, Question
 from tarragon.comparing import Query
 from tarragon.doctor import examine
 from tarragon.errors import InvalidInput
-from tarragon.explaining import WhyNot, why_not
+from tarragon.explaining import Missed, WhyNot, why_not
 from tarragon.filters import parse
 from tarragon.findings import Examination
 from tarragon.receipts import Hits
 from tarragon.recipe import Mode, SearchRecipe
+from tarragon.searching import passes
 from tarragon.session import PATIENCE, Session
 from tarragon.sides import SAMPLE
 from tarragon.tuning import LENGTHS, Choice, Tuning, tune
@@ -108,6 +110,7 @@ class SearchableIndex(VersionedIndex):
         *,
         filter: Mapping[str, Any] | None = None,
         recipe: SearchRecipe | None = None,
+        within: Mapping[str, Any] | None = None,
     ) -> WhyNot:
         """At which stage a search loses a document, and by how much.
 
@@ -117,9 +120,16 @@ class SearchableIndex(VersionedIndex):
             k: As for `search`.
             filter: As for `search`.
             recipe: As for `search`.
+            within: A filter on what may be told of: a document that it excludes is unknown.
         """
-        condition = parse(filter) if filter is not None else None
-        return why_not(self._opened, self._answers.asker, query, document_id, k, condition, recipe)
+        missed = Missed(
+            query,
+            document_id,
+            k,
+            parse(filter) if filter is not None else None,
+            parse(within) if within is not None else None,
+        )
+        return why_not(self._opened, self._answers.asker, missed, recipe)
 
     def tune(
         self,
@@ -173,16 +183,36 @@ class SearchableIndex(VersionedIndex):
         """
         return examine(self._opened, recipe=recipe, k=k, deep=deep, sample=sample)
 
-    def neighbours(self, hit: Hit, before: int = 1, after: int = 1) -> around.Passage | None:
-        """A hit with the chunks before and after it in its document; None if it is not served any more."""
+    def neighbours(
+        self, hit: Hit, before: int = 1, after: int = 1, *, within: Mapping[str, Any] | None = None
+    ) -> around.Passage | None:
+        """A hit with the chunks before and after it in its document; None if it is not served any more.
+
+        Args:
+            hit: Of a search.
+            before: Chunks before it.
+            after: Chunks after it.
+            within: A filter on the documents' metadata; None for a hit that it excludes.
+        """
+        condition = parse(within) if within is not None else None
         with self._opened.reading() as version:
+            if not passes(version, UUID(hit.chunk_id), condition):
+                return None
             return around.neighbours(version, hit.chunk_id, before, after)
 
     def section(
-        self, hit: Hit, level: int | None = None, max_characters: int = around.MOST_CHARACTERS
+        self,
+        hit: Hit,
+        level: int | None = None,
+        max_characters: int = around.MOST_CHARACTERS,
+        *,
+        within: Mapping[str, Any] | None = None,
     ) -> around.Passage | None:
-        """The section that a hit stands in: see `tarragon.around.section`. None if it is not served any more."""
+        """The section that a hit stands in: see `tarragon.around.section`; None as for `neighbours`."""
+        condition = parse(within) if within is not None else None
         with self._opened.reading() as version:
+            if not passes(version, UUID(hit.chunk_id), condition):
+                return None
             return around.section(version, hit.chunk_id, level, max_characters)
 
     def warm_up(self, recipe: SearchRecipe | None = None) -> None:

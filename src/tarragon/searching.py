@@ -135,10 +135,8 @@ def _ranked(
 ) -> Sequence[tuple[UUID, float]]:
     """One ranking of the candidates: fused, without what scores too little, the head in order of the late scores."""
     given = [scores for scores in (legs.dense, legs.lexical, legs.sparse) if scores is not None]
-    if len(given) == 1 and recipe.min_score is None:
-        order = ranking(given[0])  # one leg keeps its own scores: cosines, BM25
-    else:
-        order = fuse(legs, recipe, spread)
+    own = len(given) == 1 and recipe.min_score is None  # one leg keeps its own scores: cosines, BM25
+    order = ranking(given[0]) if own else fuse(legs, recipe, spread)
     trace.ranked("fused", order)
     if recipe.min_score is not None:
         least = recipe.min_score
@@ -146,8 +144,10 @@ def _ranked(
     if legs.late is None:
         return order
     late = legs.late
-    head = [(id_, late[id_]) for id_, _ in order[: max(wanted, recipe.depth)] if id_ in late]
-    return ranking(dict(head))
+    lowest = min(late.values(), default=0.0)  # of a passage whose late vectors are missing
+    order = ranking({id_: late.get(id_, lowest) for id_, _ in order[: max(wanted, recipe.depth)]})
+    trace.ranked("late", order)
+    return order
 
 
 def _reranked(
@@ -196,6 +196,14 @@ def _serve(
             else:
                 refused.add(id_)  # its metadata have changed, and no longer pass
     return found, refused
+
+
+def passes(version: OpenVersion, chunk: UUID, filter: Filter | None) -> bool:
+    """Whether a chunk is served, and its document's metadata pass."""
+    payload = version.store.payloads([chunk]).get(chunk)
+    served = version.ledger.served([chunk]).get(chunk)
+    current = None if payload is None or served is None else current_payload(payload, served)
+    return current is not None and (filter is None or matches(filter, current["metadata"]))
 
 
 def current_payload(payload: Mapping[str, Any], chunk: ServedChunk) -> Mapping[str, Any] | None:

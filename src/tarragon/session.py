@@ -31,7 +31,7 @@ from tarragon.protocols import (
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import duration
 from tarragon.side_models import Rerankers, SideModels
-from tarragon.sides import EncodedSide, PrefixMaker, SideMaker
+from tarragon.sides import EncodedSide, PrefixMaker, SideMaker, side_space
 from tarragon.sources import READER_REVISION
 from tarragon.sources.formats import format_of
 from tarragon.store.cache import VectorCache, cache_path
@@ -150,6 +150,9 @@ class Session:
         record = self.catalog.create(self.contract_of(recipe, encoder), serve=serve, canaries=probes)
         self._mark_trusted(record, encoder)
         self._just_made.add(record.name)
+        with self.reading(record.name) as version:
+            for side in record.contract.sides:
+                version.store.add_space(side_space(side))
         return record
 
     def contract_of(self, recipe: IndexRecipe, encoder: DenseEncoder) -> Contract:
@@ -184,8 +187,10 @@ class Session:
 
     def encoder_at_hand(self, version: OpenVersion) -> DenseEncoder | None:
         """The encoder of a version's space, if it is loaded already."""
-        known = [*self._known, *((fingerprint(encoder.identity), encoder) for encoder in self._given)]
-        return next((encoder for print_, encoder in known if print_ == version.record.contract.fingerprint), None)
+        for encoder in self._given:
+            self.remember(encoder)
+        wanted = version.record.contract.fingerprint
+        return next((encoder for print_, encoder in self._known if print_ == wanted), None)
 
     def encoder_for(self, version: OpenVersion) -> DenseEncoder:
         """The encoder of a version's space.
@@ -193,19 +198,14 @@ class Session:
         Raises:
             RecipeMismatch: The caller's encoder, or the model by this name, makes other vectors.
         """
-        contract = version.record.contract
-        for print_, encoder in self._known:
-            if print_ == contract.fingerprint:
-                return encoder
-        for encoder in self._given:
-            self.remember(encoder)
+        if (encoder := self.encoder_at_hand(version)) is not None:
+            return encoder
         if not self._given:
-            recipe = contract.recipe
+            recipe = version.record.contract.recipe
             if version.record.name == self.catalog.serving():
                 recipe = self.agreed(version.record)
             self.remember(load_encoder(recipe, self.device))
-        for print_, encoder in self._known:
-            if print_ == contract.fingerprint:
+            if (encoder := self.encoder_at_hand(version)) is not None:
                 return encoder
         raise self._other_space(version, self._known[-1][1] if not self._given else self._given[0])
 
@@ -233,6 +233,8 @@ class Session:
                 self.check_named(version)
         elif serving is not None:
             _ = self.agreed(self.record(serving))
+        if serving is not None:
+            self.side_models.check_given(self.record(serving).contract, self.catalog.location)
 
     def trusted_encoder(self, version: OpenVersion, *, again: bool = False) -> DenseEncoder:
         """The encoder of a version, after its canaries have been compared: once, or ``again``.

@@ -15,7 +15,7 @@ from uuid import UUID
 import numpy as np
 
 from tarragon.contract import Prefix, SideContract
-from tarragon.errors import EncodingFailed
+from tarragon.errors import EncodingFailed, StorageProblem
 from tarragon.protocols import LateEncoder, SideSpace, SideVector, SparseEncoder, Store
 from tarragon.statistics import fit
 from tarragon.types import FloatArray, SparseVector
@@ -62,9 +62,11 @@ class PrefixMaker:
         return True
 
     def make(self, texts: Mapping[bytes, str], dense: Mapping[bytes, FloatArray]) -> dict[bytes, SideVector]:
-        """See `SideMaker`."""
+        """See `SideMaker`. Raises `StorageProblem` where the axes are lost: without them short vectors mean nothing."""
         if not texts:
             return {}
+        if self.prefix.rotation and self.axes is None:
+            raise StorageProblem(f"the axes of the first pass {self.prefix.space} are lost; tune again: Index.tune")
         rows = shorten(np.stack([dense[hash_] for hash_ in texts]), self.prefix, self.axes)
         return dict(zip(texts, rows, strict=True))
 
@@ -135,6 +137,9 @@ def shorten(vectors: FloatArray, prefix: Prefix, axes: FloatArray | None) -> Flo
     return np.ascontiguousarray(short, dtype=np.float32)
 
 
+PAGE = 500
+"""Chunks that are completed at once."""
+
 SAMPLE = 4_096
 """Chunks that statistics are made from: those with the least ids, which are as good as drawn at random."""
 
@@ -158,14 +163,30 @@ Sides = dict[str, dict[bytes, SideVector]]
 """By space, by chunk hash."""
 
 
-def stored_sides(store: Store, makers: Sequence[SideMaker], holders: Mapping[bytes, UUID]) -> Sides:
-    """The vectors of these chunks that a model would have to make again, as far as they are stored."""
-    found: Sides = {}
+def complete(store: Store, makers: Sequence[SideMaker], on_chunks: Callable[[int], None] = lambda _: None) -> int:
+    """Make what is missing in these spaces, from what is stored; how many vectors were made.
+
+    Args:
+        store: Of the chunks.
+        makers: Of the spaces, which are made if they are not there.
+        on_chunks: Called with how many chunks are left in a space, before each page of them.
+    """
+    made = 0
     for maker in makers:
-        if not maker.is_derived and holders:
-            vectors = store.sides(maker.space, list(holders.values()))
-            found[maker.space.name] = {hash_: vectors[id_] for hash_, id_ in holders.items() if id_ in vectors}
-    return found
+        store.add_space(maker.space)
+        missing = list(store.without(maker.space))
+        for start in range(0, len(missing), PAGE):
+            on_chunks(len(missing) - start)
+            page = missing[start : start + PAGE]
+            dense = {id_.bytes: vector for id_, vector in store.vectors(page).items()}
+            payloads = {} if maker.is_derived else store.payloads(page)
+            texts = {key: str(payloads.get(UUID(bytes=key), {}).get("content", "")) for key in dense}
+            vectors = maker.make(texts, dense)
+            store.set_sides(maker.space, {UUID(bytes=key): vector for key, vector in vectors.items()})
+            made += len(vectors)
+    if made:
+        store.flush()
+    return made
 
 
 def size_of(vector: SideVector) -> int:

@@ -26,6 +26,9 @@ EXACT = 512
 
 _LAYOUT = np.dtype("<f4")
 
+_BLOCK = 8_192
+"""Vectors that are added up at a time, in double precision: 25 MB of 384 dimensions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -77,7 +80,8 @@ def fit(vectors: FloatArray, axes: int = AXES) -> SpaceStatistics:
     if vectors.shape[1] > EXACT and len(vectors):
         return _approximate(vectors, axes)
     moments = Moments(vectors.shape[1])
-    moments.add(vectors)
+    for start in range(0, len(vectors), _BLOCK):
+        moments.add(vectors[start : start + _BLOCK])
     return moments.statistics(axes)
 
 
@@ -149,6 +153,8 @@ def unpack(text: str) -> SpaceStatistics:
         count, dimensions, axes = (int(value) for value in np.frombuffer(data[:24], dtype="<i8"))
         rest = float(np.frombuffer(data[24:32], dtype="<f8")[0])
         numbers = np.frombuffer(data[32:], dtype=_LAYOUT).astype(np.float32)
+        if min(count, dimensions) < 1 or axes < 0 or not np.isfinite([rest, *numbers]).all():
+            raise ValueError(f"{count} vectors of {dimensions} numbers, {axes} axes")
         mean, flat, variances = np.split(numbers, [dimensions, dimensions + axes * dimensions])
         return SpaceStatistics(count, mean, flat.reshape(axes, dimensions), variances.reshape(axes), rest)
     except (ValueError, IndexError) as error:

@@ -26,7 +26,7 @@ import numpy as np
 
 from tarragon.errors import EncodingFailed
 from tarragon.planning import WantedChunk
-from tarragon.preparing import Prepared, Writer, find_vectors, prepare
+from tarragon.preparing import Prepared, Writer, find_sides, find_vectors, prepare
 from tarragon.protocols import (
     ChunkRecord,
     DocumentRecord,
@@ -38,7 +38,7 @@ from tarragon.protocols import (
     StoredChunk,
 )
 from tarragon.reports import Failure, Progress, SyncReport
-from tarragon.sides import Sides, size_of, stored_sides
+from tarragon.sides import Sides, size_of
 from tarragon.survey import Failed, Job, Outcome, Survey, SurveyOptions
 from tarragon.types import Chunk, FloatArray
 
@@ -242,9 +242,10 @@ class Sync:
             self._spare |= {dropped[id_]: vector for id_, vector in vectors.items()}
             kept = sum(size_of(vector) for space in self._spare_sides.values() for vector in space.values())
             if kept < SPARE_BYTES:
-                holders = {hash_: id_ for id_, hash_ in dropped.items()}
-                for name, found in stored_sides(self._store, self._writer.sides, holders).items():
-                    self._spare_sides[name] |= found
+                for maker in self._writer.sides:
+                    if not maker.is_derived:
+                        sides = self._store.sides(maker.space, list(dropped))
+                        self._spare_sides[maker.space.name] |= {dropped[id_]: row for id_, row in sides.items()}
 
     def _count(self, documents: Sequence[Prepared], computed: set[bytes]) -> None:
         for document in documents:
@@ -282,12 +283,13 @@ class Sync:
             for maker in makers:
                 self._store.add_space(maker.space)
             self._has_spaces = True
-        stored = stored_sides(self._store, makers, self._ledger.holders(list(texts)))
         sides: Sides = {}
         for maker in makers:
             name = maker.space.name
             spare = self._spare_sides.get(name, {})
-            known = stored.get(name, {}) | {hash_: spare[hash_] for hash_ in texts if hash_ in spare}
+            known = {hash_: spare[hash_] for hash_ in texts if hash_ in spare}
+            if not maker.is_derived:
+                known |= find_sides(maker.space, [hash_ for hash_ in texts if hash_ not in known], self._writer)
             rest = {hash_: text for hash_, text in texts.items() if hash_ not in known}
             sides[name] = known | self._writer.compute(partial(maker.make, rest, dense))
         return sides

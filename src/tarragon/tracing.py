@@ -17,18 +17,19 @@ class Trace:
     """Notes of one search.
 
     Args:
-        earlier: Seconds that were spent on it before.
+        begun: When the search began, by ``time.perf_counter``; None: now.
 
     Attributes:
         stages: What was done, in order.
         degraded: What went wrong and was done without.
         truncated: Tokens of the query that models did not see.
         spaces: By leg, the fingerprint of its model.
+        ranking_stages: Those that ranked what the legs gave, in order: ``fused``, ``late``, rerankers.
         version: That was searched.
     """
 
-    def __init__(self, earlier: float = 0.0) -> None:
-        self._begun = time.perf_counter() - earlier
+    def __init__(self, begun: float | None = None) -> None:
+        self._begun = time.perf_counter() if begun is None else begun
         self._scores: dict[str, Mapping[UUID, float] | Sequence[tuple[UUID, float]]] = {}
         self.stages: list[Stage] = []
         self.degraded: list[str] = []
@@ -36,6 +37,7 @@ class Trace:
         self.spaces: dict[str, str] = {}
         self.version = ""
         self._legs: dict[str, int] = {}
+        self.ranking_stages: list[str] = []
         self._ranks: dict[str, dict[UUID, int]] = {}
 
     @contextmanager
@@ -63,6 +65,8 @@ class Trace:
     def ranked(self, stage: str, ranking: Sequence[tuple[UUID, float]]) -> None:
         """Note a stage's own ranking."""
         self._scores[stage] = ranking
+        if stage not in self.ranking_stages:
+            self.ranking_stages.append(stage)
 
     @property
     def scores(self) -> dict[str, Mapping[UUID, float]]:

@@ -23,10 +23,10 @@ from tarragon.protocols import OpenVersion
 from tarragon.recipe import SearchRecipe
 from tarragon.searching import search
 from tarragon.session import Session
-from tarragon.sides import prefix_space, shorten
+from tarragon.sides import PrefixMaker, complete, shorten
 from tarragon.statistics import SpaceStatistics, fit
 from tarragon.store.trials import QUANTIZATIONS, Trials, Way, bytes_of, exact
-from tarragon.types import FloatArray
+from tarragon.types import FloatArray, IntArray
 
 FEWEST = 1_000
 """Chunks below which no first pass is made: there is nothing to save, and too little to fit axes to."""
@@ -45,8 +45,16 @@ K = 10
 WORTH = 0.9
 """A first pass is made if it takes at most this share of the time of a search without one."""
 
+ROUNDING = 1e-6
+"""Scores that differ by no more, in proportion, are equal: they were added up in another order."""
+
 WEIGHTS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 RESAMPLES = 2_000
+
+NOTE = "prefix spaces"
+"""Note of the ledger: what may be stored of prefixes, a line each: spaces after `SPACE`, and keys of attachments."""
+
+SPACE = "space "
 
 Said = Callable[[str], None]
 
@@ -144,6 +152,7 @@ def tune(
     """See `Index.tune`. The caller is the only writer."""
     if not 0 < target_recall <= 1:
         raise InvalidInput(f"target_recall={target_recall} must be above 0 and at most 1", target_recall=target_recall)
+    _check_queries(queries)
     with session.reading() as version:
         vectors = _Vectors.of(version)
         if len(vectors.rows) < 2 * K:
@@ -156,12 +165,21 @@ def tune(
         said("judging legs and weights")
         judged, chosen = _legs(session, asker, version, queries)
         _write(session, version, prefix, axes, said)
-    sentence = _sentence(ways, judged, target_recall)
+    sentence = _sentence(ways, judged, target_recall, choice.first_pass)
     found = Tuning(
         version.store.count(), len(rows), not texts, target_recall, tuple(ways), tuple(judged), chosen, sentence
     )
     session.catalog.update(replace(session.record(version.record.name), tuning=found.to_dict()))
     return found
+
+
+def _check_queries(queries: Sequence[Query]) -> None:
+    """A string is a sequence of strings too: one where several are meant would be taken letter by letter."""
+    if isinstance(queries, str):
+        raise InvalidInput(f"queries={queries!r} is one string; give a list of them: [{queries!r}]")
+    for query in queries:
+        if not isinstance(query, str) and isinstance(query[1], str):
+            raise InvalidInput(f"{query[0]!r} has {query[1]!r} for its documents; give a list of ids: [{query[1]!r}]")
 
 
 # --- first pass -------------------------------------------------------------------------------------------------------
@@ -219,7 +237,7 @@ def _first_pass(
             said(f"trying {_words(way)}")
             short = shorten(queries, prefixes[way.short], turned) if way.short else None
             found, seconds = trials.run(way, queries, short, limit)
-            recall = _recall(truth, found)
+            recall = _recall(vectors.rows, queries, truth, found, held)
             results.append((way, Measured(_words(way), recall, 1000 * seconds, bytes_of(way, dimensions))))
     best = _cheapest(results, target, choice.first_pass)
     measured = [replace(one, chosen=way == best) for way, one in results]
@@ -253,11 +271,16 @@ def _words(way: Way) -> str:
     return "; ".join(parts) or "full vectors"
 
 
-def _recall(truth: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> float:
-    shares = [
-        len(np.intersect1d(best[best >= 0], row)) / max(1, int((best >= 0).sum()))
-        for best, row in zip(truth, found, strict=True)
-    ]
+def _recall(
+    vectors: FloatArray, queries: FloatArray, truth: IntArray, found: IntArray, held: Sequence[int] = ()
+) -> float:
+    """Mean share of the best that are among what was found. A vector that scores like the last of them is as good."""
+    shares = []
+    for number, (query, best, rows) in enumerate(zip(queries, truth, found, strict=True)):
+        scores = vectors[rows[(rows >= 0) & (rows != (held[number] if held else -1))]] @ query
+        least = float((vectors[best[best >= 0]] @ query).min())
+        wanted = int((best >= 0).sum())
+        shares.append(min(wanted, int((scores >= least - ROUNDING * abs(least)).sum())) / wanted)
     return float(np.mean(shares))
 
 
@@ -276,27 +299,36 @@ def _cheapest(results: Sequence[tuple[Way, Measured]], target: float, wanted: bo
 def _write(
     session: Session, version: OpenVersion, prefix: Prefix | None, axes: SpaceStatistics | None, said: Said
 ) -> None:
-    """Fill the new prefix space, then let it serve in one step; drop the old one."""
-    former = version.record.prefix
-    store = version.store
-    if prefix is not None and (former is None or former.space != prefix.space):
-        if axes is not None:
-            version.ledger.attach(prefix.rotation, axes.pack())
-        space = prefix_space(prefix)
-        store.add_space(space)
-        missing = list(store.without(space))
-        for start in range(0, len(missing), 1_000):
-            said(f"writing {len(missing):,} short vectors")
-            vectors = store.vectors(missing[start : start + 1_000])
-            rows = shorten(np.stack(list(vectors.values())), prefix, None if axes is None else axes.axes)
-            store.set_sides(space, dict(zip(vectors, rows, strict=True)))
-        store.flush()
-    record = session.record(version.record.name)
-    session.catalog.update(replace(record, prefix=prefix))
-    if former is not None and (prefix is None or prefix.space != former.space):
-        store.drop_space(former.space)
-        if former.rotation and former.rotation != record.statistics:
-            version.ledger.attach(former.rotation, None)
+    """Fill the new prefix space, then let it serve in one step; drop all others.
+
+    Each space is noted before it is made, so that one that a killed process has left behind is known, and dropped here.
+    """
+    former, store, ledger = version.record.prefix, version.store, version.ledger
+    made = {*ledger.notes().get(NOTE, "").splitlines(), *_parts(former)}
+    ledger.note(NOTE, "\n".join(sorted(made | _parts(prefix))))
+    if prefix is not None:
+        _fill(version, prefix, axes, said)
+    session.catalog.update(replace(session.record(version.record.name), prefix=prefix))
+    for part in sorted(made - _parts(prefix)):
+        if part.startswith(SPACE):
+            store.drop_space(part.removeprefix(SPACE))
+        else:
+            ledger.attach(part, None)
+    ledger.note(NOTE, "\n".join(sorted(_parts(prefix))) or None)
+
+
+def _parts(prefix: Prefix | None) -> set[str]:
+    """What is stored of a prefix: its space, and the attachment with its axes if it has any."""
+    return set() if prefix is None else {SPACE + prefix.space, prefix.rotation} - {""}
+
+
+def _fill(version: OpenVersion, prefix: Prefix, axes: SpaceStatistics | None, said: Said) -> None:
+    """Give every chunk that has none its short vector."""
+    if axes is not None:
+        version.ledger.attach(prefix.rotation, axes.pack())
+    maker = PrefixMaker(prefix, None if axes is None else axes.axes)
+    complete(version.store, [maker], lambda left: said(f"writing {left:,} short vectors"))
+    version.store.flush()
 
 
 # --- legs and weights -------------------------------------------------------------------------------------------------
@@ -373,10 +405,10 @@ def _interval(differences: np.ndarray[Any, Any]) -> tuple[float, float, float]:
     return float(differences.mean()), float(low), float(high)
 
 
-def _sentence(ways: Sequence[Measured], judged: Sequence[Judged], target: float) -> str:
+def _sentence(ways: Sequence[Measured], judged: Sequence[Judged], target: float, wanted: bool | None) -> str:
     full, way = ways[0], next(one for one in ways if one.chosen)
     if way is full:
-        parts = ["no first pass: none reaches the target and saves time"]
+        parts = [f"no first pass: {_why_none(ways, target, wanted)}"]
     else:
         parts = [
             f"{way.way}: {way.recall:.3f} of the ten best (target {target}), {way.milliseconds:.2f} ms instead of "
@@ -390,3 +422,11 @@ def _sentence(ways: Sequence[Measured], judged: Sequence[Judged], target: float)
         )
         parts.append(f"legs and weights: {recipe.recipe}{gain}")
     return "; ".join(parts)
+
+
+def _why_none(ways: Sequence[Measured], target: float, wanted: bool | None) -> str:
+    if wanted is False:
+        return "none is wanted"
+    if len(ways) == 1:
+        return f"there are fewer than {FEWEST:,} chunks"
+    return f"none reaches {target}" if wanted else f"none reaches {target} and saves time"

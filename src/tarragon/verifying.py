@@ -16,6 +16,7 @@ from tarragon.identity import chunk_hash, payload_digest
 from tarragon.protocols import ChunkRecord, DocumentRecord, DocumentWrite, EncoderInput, OpenVersion, StoredChunk
 from tarragon.reports import VerifyReport
 from tarragon.session import Session
+from tarragon.sides import complete
 from tarragon.types import FloatArray
 from tarragon.updating import Callback, refresh
 
@@ -32,6 +33,7 @@ class _Findings:
     texts: dict[UUID, str] = field(default_factory=dict)
     vectors: dict[UUID, str] = field(default_factory=dict)
     mended: dict[UUID, FloatArray] = field(default_factory=dict)
+    incomplete: dict[UUID, str] = field(default_factory=dict)
     orphans: list[UUID] = field(default_factory=list)
     unfinished: set[str] = field(default_factory=set)
 
@@ -51,9 +53,14 @@ def verify(
         records = version.ledger.documents()
         rows = {id_: (document_id, row) for document_id in records for id_, row in _rows(version, document_id)}
         found = _compare(version, records, rows)
+        makers = session.writer(version).sides
+        lacking = {id_ for maker in makers for id_ in version.store.without(maker.space)}
+        found.incomplete = {id_: rows[id_][0] for id_ in lacking if id_ in rows}
         checked = _check_vectors(session, version, rows, found, sample, seed) if deep else 0
         if repair and (found.orphans or found.documents or found.vectors):
             _clear(version, records, rows, found)
+        if repair and (found.incomplete or found.vectors):
+            complete(version.store, makers)
     unrepaired: tuple[str, ...] = ()
     if repair and found.documents:
         by_namespace: dict[str, set[str]] = defaultdict(set)
@@ -74,7 +81,8 @@ def verify(
         wrong_texts=len(found.texts),
         wrong_vectors=len(found.vectors),
         unfinished=len(found.unfinished),
-        affected=tuple(sorted(found.documents.union(found.vectors.values()))),
+        incomplete=len(found.incomplete),
+        affected=tuple(sorted(found.documents.union(found.vectors.values(), found.incomplete.values()))),
         repaired=repair,
         unrepaired=unrepaired,
     )

@@ -109,7 +109,7 @@ def test_search_settings_reach_the_search(
 
     monkeypatch.setattr(Index, "search", spy)
     evaluate(Plan(dataset, legs=("bm25", "hybrid"), search=SearchRecipe(depth=7, fusion="rrf")), encoder)
-    assert set(seen) == {SearchRecipe("lexical", 7, "rrf"), SearchRecipe("hybrid", 7, "rrf")}
+    assert set(seen) == {SearchRecipe("lexical", depth=7, fusion="rrf"), SearchRecipe("hybrid", depth=7, fusion="rrf")}
 
 
 def hits(*document_ids: str) -> Iterator[Hit]:

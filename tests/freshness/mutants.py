@@ -97,7 +97,7 @@ MUTANTS = (
     ),
     Mutant("reader shows what is being deleted", SqliteLedger, "served", "AND status != 'deleting'", ""),
     Mutant(
-        "reader mixes payloads", searching, "_current",
+        "reader mixes payloads", searching, "current_payload",
         'if payload.get("digest") == chunk.payload.hex():', "if True:",
     ),
     Mutant(

@@ -135,8 +135,8 @@ def tune(options: argparse.Namespace) -> int:
 def _bridged(index: Index, options: argparse.Namespace) -> list[Hit]:
     if not (options.bridge and options.model):
         raise InvalidInput("--bridge and --model go together: an index is searched with its own model otherwise")
-    if options.mode is not None or options.on_stale != "flag":
-        raise InvalidInput("--mode and --on-stale do not go with --bridge, which always fuses both legs and marks hits")
+    if options.mode is not None or options.on_stale != "flag" or options.explain or _given(options):
+        raise InvalidInput("with --bridge only -k and --filter can be said: it always fuses both legs and marks hits")
     recipe = IndexRecipe.from_dict({**index.recipe.to_dict(), "model": options.model})
     encoder = load_encoder(recipe, options.device)
     return index.bridge(encoder, kind=options.bridge).search(options.query, options.k, filter=_filter(options.filter))
@@ -176,7 +176,20 @@ def read_queries(path: str | None) -> Sequence[Any]:
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
         try:
             entry = json.loads(line)
-            found.append((entry["query"], entry["relevant"]) if "relevant" in entry else entry["query"])
+            found.append(_labelled(entry) if "relevant" in entry else _text(entry["query"]))
         except (ValueError, TypeError, KeyError) as error:
-            raise InvalidInput(f'{path}, line {number}: {error!r}; a line is {{"query": "..."}}') from error
+            form = '{"query": "..."} or {"query": "...", "relevant": ["document id", ...]}'
+            raise InvalidInput(f"{path}, line {number}: {error!r}; a line is {form}") from error
     return found
+
+
+def _labelled(entry: Any) -> tuple[str, list[str]]:
+    if not isinstance(entry["relevant"], list):
+        raise TypeError(f"relevant is {entry['relevant']!r}, which is no list")
+    return _text(entry["query"]), [_text(id_) for id_ in entry["relevant"]]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no string")
+    return value

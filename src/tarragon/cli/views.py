@@ -263,7 +263,7 @@ def show_verification(found: VerifyReport) -> None:
     out = console()
     looked = f", {found.vectors_checked:,} vectors" if found.vectors_checked else ""
     out.print(f"[bold]{found.version}[/bold]  {found.documents:,} documents, {found.chunks:,} chunks{looked} looked at")
-    for name in ("orphans", "missing", "wrong_payloads", "wrong_texts", "wrong_vectors", "unfinished"):
+    for name in ("orphans", "missing", "wrong_payloads", "wrong_texts", "wrong_vectors", "unfinished", "incomplete"):
         if count := getattr(found, name):
             out.print(f"[red]{name.replace('_', ' ')}[/red]  {count:,}")
     for document_id in found.affected[:SHOWN]:

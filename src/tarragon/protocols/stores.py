@@ -120,12 +120,14 @@ class LegScores:
             0, or less than any of these. None without the leg.
         sparse: As dense.
         late: Of every candidate. None without the stage.
+        told: The best lexical scores, best first, whose ever they are; empty if none were to be told.
     """
 
     dense: Scores | None
     lexical: Scores | None
     sparse: Scores | None = None
     late: Scores | None = None
+    told: Sequence[float] = ()
 
 
 class Store(Protocol):

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tarragon.identity import digest
+from tarragon.protocols import SideSpace, SideVector
 from tarragon.types import FloatArray
 
 NAME = "cache.sqlite"
@@ -191,6 +192,10 @@ class CachedVectors:
         rows = self.cache.rows("chunk_hash, vector", self.fingerprint, self.label, hashes)
         found = {hash_: np.frombuffer(data, dtype="<f4").astype(np.float32) for hash_, data in rows}
         return {hash_: vector for hash_, vector in found.items() if np.isfinite(vector).all()}
+
+    def sides_of(self, space: SideSpace, hashes: Sequence[bytes]) -> Mapping[bytes, SideVector]:
+        """See `tarragon.preparing.VectorSource`. None: bridges make dense vectors only."""
+        return {}
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

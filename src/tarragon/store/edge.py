@@ -141,8 +141,13 @@ class EdgeStore:
 
     def sides(self, space: SideSpace, ids: Sequence[UUID]) -> dict[UUID, SideVector]:
         """See `tarragon.protocols.Store`."""
-        with _engine_errors(self._path):
-            records = self._shard.retrieve(list(ids), False, [space.name])
+        try:
+            with _engine_errors(self._path):
+                records = self._shard.retrieve(list(ids), False, [space.name])
+        except StorageProblem as error:
+            if "Not existing vector name" in str(error):  # what the engine says of a space that was never made
+                return {}
+            raise
         found = {record.id: record.vector[space.name] for record in records if space.name in (record.vector or {})}
         return {id_: _ours(vector) for id_, vector in found.items()}
 

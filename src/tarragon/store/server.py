@@ -14,7 +14,7 @@ from tarragon.protocols import LegScores, SearchRequest, SideSpace, SideVector, 
 from tarragon.recipe import Language
 from tarragon.store.server_client import QdrantClient, ServerConnection, models
 from tarragon.store.server_spaces import add_space, build_queries, native, ours, spaces
-from tarragon.types import FloatArray
+from tarragon.types import FloatArray, SparseVector
 
 T = TypeVar("T")
 
@@ -82,13 +82,9 @@ class ServerStore:
     def set_sides(self, space: SideSpace, vectors: Mapping[UUID, SideVector]) -> None:
         """See `tarragon.protocols.Store`."""
         known = retrieve(self._connection, self._collection, list(vectors))
-        points = [
-            models.PointVectors(id=str(id_), vector={space.name: native(vector)})
-            for id_, vector in vectors.items()
-            if id_ in known
-        ]
-        for part in batches(points, lambda _: _FLOAT_BYTES * max(space.dimensions, 256)):
-            self._set_sides(part)
+        here = [(id_, vector) for id_, vector in vectors.items() if id_ in known]
+        for part in batches(here, lambda entry: _FLOAT_BYTES * _numbers(entry[1])):
+            self._set_sides([models.PointVectors(id=str(id_), vector={space.name: native(row)}) for id_, row in part])
 
     def _set_sides(self, points: list[models.PointVectors]) -> None:
         what = f"store {len(points)} vectors"
@@ -312,4 +308,10 @@ def json_bytes(payload: Mapping[str, Any]) -> int:
 
 
 def _chunk_bytes(chunk: StoredChunk) -> int:
-    return _FLOAT_BYTES * chunk.vector.size + json_bytes(chunk.payload)
+    numbers = chunk.vector.size + sum(map(_numbers, chunk.sides.values()))
+    return _FLOAT_BYTES * numbers + json_bytes(chunk.payload)
+
+
+def _numbers(vector: SideVector) -> int:
+    """Of a vector in a request; a sparse one has an index with each."""
+    return 2 * vector.values.size if isinstance(vector, SparseVector) else vector.size

@@ -150,7 +150,8 @@ def exact(vectors: FloatArray, queries: FloatArray, limit: int, leave_out: Seque
         scores = vectors @ query
         if leave_out:
             scores[leave_out[number]] = -np.inf
-        near = np.argpartition(-scores, min(limit, len(scores) - 1))[: limit + 1]
+        least = np.partition(scores, -limit)[-limit] if limit < len(scores) else -np.inf
+        near = np.flatnonzero((scores >= least) & (scores > -np.inf))
         best = sorted(near.tolist(), key=lambda row: (-scores[row], row))[:limit]
         found[number, : len(best)] = best
     return found
