@@ -481,7 +481,6 @@ def test_killed_at_any_step_it_leaves_an_index_that_searches_and_can_be_tuned_ag
         index.sync(documents(texts(130)))
     blown = 0
     while (target := killed_at(path, tmp_path / f"{blown}", blown)) is not None:
-        former, target = left
         with Index.open(target, encoder=Spectrum()) as index:
             is_a_first_pass_at_work(index, QUERIES[:5])
             index.sync(documents(texts(2, seed=20 + blown)), prune=False)

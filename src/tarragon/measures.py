@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
+from tarragon import canaries
 from tarragon.identity import digest
-from tarragon.protocols import Catalog, Ledger, OpenVersion
+from tarragon.protocols import Catalog, DenseEncoder, EncoderInput, Ledger, OpenVersion
 from tarragon.sides import sample_statistics
 from tarragon.statistics import SpaceStatistics, unpack
 from tarragon.types import FloatArray
@@ -61,3 +63,11 @@ def remember_rate(ledger: Ledger, rate: float | None) -> None:
     """Keep the rate of a sync that embedded enough to tell."""
     if rate is not None:
         ledger.note("rate", f"{rate:.1f}")
+
+
+def measured_rate(encoder: DenseEncoder) -> float:
+    """Tokens a second that an encoder embeds on this machine, measured with the canaries after a warm-up."""
+    canaries.run(encoder)
+    begun = time.perf_counter()
+    tokens = encoder.encode_documents([EncoderInput(text) for text in canaries.probes()]).tokens
+    return max(tokens, 1) / max(time.perf_counter() - begun, 1e-9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -131,6 +130,8 @@ class Retriever:
         return await self._off_the_loop(partial(self.retrieve_batch, queries, k, **options))
 
     async def _off_the_loop(self, work: Callable[[], T]) -> T:
+        import asyncio  # takes 13 ms, which only those pay who have a loop already
+
         context = contextvars.copy_context()  # so that the thread is in the caller's scope
         return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
 

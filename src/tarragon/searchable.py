@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from uuid import UUID
 
 from tarragon import around
 from tarragon.answering import Answers, Question
 from tarragon.comparing import Query
-from tarragon.doctor import examine
 from tarragon.errors import InvalidInput
 from tarragon.explaining import Missed, WhyNot, why_not
 from tarragon.filters import parse
@@ -19,9 +18,11 @@ from tarragon.recipe import Mode, SearchRecipe
 from tarragon.searching import passes
 from tarragon.session import PATIENCE, Session
 from tarragon.sides import SAMPLE
-from tarragon.tuning import LENGTHS, Choice, Tuning, tune
 from tarragon.types import FloatArray, Hit, OnStale
 from tarragon.versioned import VersionedIndex
+
+if TYPE_CHECKING:
+    from tarragon.tuning import Tuning
 
 
 class SearchableIndex(VersionedIndex):
@@ -137,7 +138,7 @@ class SearchableIndex(VersionedIndex):
         *,
         target_recall: float = 0.99,
         first_pass: bool | None = None,
-        lengths: Sequence[int] = LENGTHS,
+        lengths: Sequence[int] = (64, 128, 256),
         rotate: bool | None = None,
         on_step: Callable[[str], None] | None = None,
     ) -> Tuning:
@@ -162,6 +163,8 @@ class SearchableIndex(VersionedIndex):
             IndexNotFound: Nothing has been synced yet.
             InvalidInput: There are too few chunks to measure anything.
         """
+        from tarragon.tuning import Choice, tune  # as above: it brings the engine
+
         choice = Choice(first_pass, tuple(lengths), rotate)
         said = on_step or (lambda _: None)
         with self._opened.catalog.writing(PATIENCE):
@@ -181,6 +184,8 @@ class SearchableIndex(VersionedIndex):
         Raises:
             IndexNotFound: Nothing has been synced yet.
         """
+        from tarragon.doctor import examine  # not every program looks for faults: 10 ms of its start
+
         return examine(self._opened, recipe=recipe, k=k, deep=deep, sample=sample)
 
     def neighbours(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tarragon import canaries
@@ -22,7 +22,6 @@ from tarragon.preparing import StoredVectors, VectorSource, Writer
 from tarragon.protocols import (
     Catalog,
     DenseEncoder,
-    EncoderInput,
     LateEncoder,
     Ledger,
     OpenVersion,
@@ -31,7 +30,7 @@ from tarragon.protocols import (
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import duration
 from tarragon.side_models import Rerankers, SideModels
-from tarragon.sides import EncodedSide, PrefixMaker, SideMaker, side_space
+from tarragon.sides import EncodedSide, PrefixMaker, SideMaker, add_spaces
 from tarragon.sources import READER_REVISION
 from tarragon.sources.formats import format_of
 from tarragon.store.cache import VectorCache, cache_path
@@ -150,15 +149,15 @@ class Session:
         record = self.catalog.create(self.contract_of(recipe, encoder), serve=serve, canaries=probes)
         self._mark_trusted(record, encoder)
         self._just_made.add(record.name)
-        with self.reading(record.name) as version:
-            for side in record.contract.sides:
-                version.store.add_space(side_space(side))
+        if record.contract.sides:
+            with self.reading(record.name) as version:
+                add_spaces(version.store, record.contract.sides)
         return record
 
     def contract_of(self, recipe: IndexRecipe, encoder: DenseEncoder) -> Contract:
         """The contract under which this recipe and encoder build, with the models beside it."""
-        contract = Contract.of(recipe, encoder.name, encoder.dimensions, encoder.identity, encoder.max_tokens)
-        return replace(contract, sides=self.side_models.contracts(recipe, encoder))
+        dense = Contract.of(recipe, encoder.name, encoder.dimensions, encoder.identity, encoder.max_tokens)
+        return replace(dense, sides=self.side_models.contracts(recipe, encoder))
 
     # --- encoders -----------------------------------------------------------------------------------------------------
     def new_encoder(self, recipe: IndexRecipe) -> DenseEncoder:
@@ -210,7 +209,7 @@ class Session:
         raise self._other_space(version, self._known[-1][1] if not self._given else self._given[0])
 
     def side_encoder(self, version: OpenVersion, side: SideContract) -> SparseEncoder | LateEncoder:
-        """The encoder of a version's space beside the dense one. Raises `RecipeMismatch` if it makes other vectors."""
+        """The encoder of a space beside the dense one. Raises `RecipeMismatch` if it makes other vectors."""
         return self.side_models.encoder(side, version.record.contract.recipe, lambda: self.encoder_for(version))
 
     def check_named(self, version: OpenVersion) -> None:
@@ -233,8 +232,7 @@ class Session:
                 self.check_named(version)
         elif serving is not None:
             _ = self.agreed(self.record(serving))
-        if serving is not None:
-            self.side_models.check_given(self.record(serving).contract, self.catalog.location)
+        self.side_models.check_given(None if serving is None else self.record(serving), self.catalog.location)
 
     def trusted_encoder(self, version: OpenVersion, *, again: bool = False) -> DenseEncoder:
         """The encoder of a version, after its canaries have been compared: once, or ``again``.
@@ -332,10 +330,9 @@ class Session:
     def _side_makers(self, version: OpenVersion) -> list[SideMaker]:
         contract, prefix = version.record.contract, version.record.prefix
 
-        def load(side: SideContract) -> Callable[[], SparseEncoder | LateEncoder]:
-            return lambda: self.side_encoder(version, side)
-
-        makers: list[SideMaker] = [EncodedSide(side, load(side)) for side in contract.sides]
+        makers: list[SideMaker] = [
+            EncodedSide(side, partial(self.side_encoder, version, side)) for side in contract.sides
+        ]
         return makers if prefix is None else [*makers, PrefixMaker(prefix, self.measures.axes(version))]
 
     def patience(self) -> float:
@@ -400,14 +397,6 @@ class Session:
 def namespaces(ledger: Ledger) -> list[str]:
     """Of every document in a version, in order."""
     return sorted({record.namespace for record in ledger.documents().values()})
-
-
-def measured_rate(encoder: DenseEncoder) -> float:
-    """Tokens a second that an encoder embeds on this machine, measured with the canaries after a warm-up."""
-    canaries.run(encoder)
-    begun = time.perf_counter()
-    tokens = encoder.encode_documents([EncoderInput(text) for text in canaries.probes()]).tokens
-    return max(tokens, 1) / max(time.perf_counter() - begun, 1e-9)
 
 
 def _stored_canaries(record: VersionRecord) -> FloatArray | None:

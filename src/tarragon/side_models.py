@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from tarragon.contract import Contract, SideContract
+from tarragon.contract import SideContract, VersionRecord
 from tarragon.encoders.side_loading import load_late, load_sparse
 from tarragon.errors import RecipeMismatch
 from tarragon.identity import fingerprint
@@ -43,10 +43,10 @@ class SideModels:
             found.append(SideContract("late", late.name, dimensions, dict(late.identity), recipe.late_datatype))
         return tuple(found)
 
-    def check_given(self, contract: Contract, location: str) -> None:
+    def check_given(self, record: VersionRecord | None, location: str) -> None:
         """Make sure that no encoder is given for a space that an index does not have. Raises `RecipeMismatch`."""
         for kind, given in self._given.items():
-            if given is not None and contract.side(kind) is None:
+            if record is not None and given is not None and record.contract.side(kind) is None:
                 raise RecipeMismatch(
                     f"{location} was built without a {kind} model, and {given.name} is given as {kind}_encoder: leave "
                     "it out, or build a version with it: Index.upgrade"

@@ -120,6 +120,12 @@ def side_space(contract: SideContract) -> SideSpace:
     return SideSpace(contract.space, contract.kind, contract.dimensions, contract.datatype)
 
 
+def add_spaces(store: Store, sides: Sequence[SideContract]) -> None:
+    """Make the spaces of an empty version, so that it can be searched before its first chunk."""
+    for side in sides:
+        store.add_space(side_space(side))
+
+
 def prefix_space(prefix: Prefix) -> SideSpace:
     """Where short vectors go."""
     return SideSpace(prefix.space, "prefix", prefix.dimensions)

@@ -17,14 +17,14 @@ from tarragon.errors import (
     RecipeMismatch,
     TooManyDeletions,
 )
-from tarragon.measures import rate_of, remember_rate
+from tarragon.measures import measured_rate, rate_of, remember_rate
 from tarragon.planning import outdated
 from tarragon.plans import NoVersion, make_plan
 from tarragon.preparing import Writer
 from tarragon.protocols import FindableSource, OpenVersion, Source, SourceItem
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import Change, Plan, Progress, SyncReport
-from tarragon.session import Session, measured_rate
+from tarragon.session import Session
 from tarragon.survey import SurveyOptions
 from tarragon.syncing import Budget, Sync
 

@@ -89,8 +89,9 @@ MUTANTS = (
     ),
     Mutant("swap behind the source", versions, "require_ready", "if source is not None:", "if False:"),
     Mutant(
-        "configured instead of stored model", Session, "encoder_for",
-        "contract = version.record.contract\n", "contract = version.record.contract\n    return self._given[0]\n",
+        "configured instead of stored model", Session, "encoder_at_hand",
+        "wanted = version.record.contract.fingerprint\n",
+        "wanted = version.record.contract.fingerprint\n    return self._given[0]\n",
     ),
     Mutant(
         "reader ignores the ledger", SqliteLedger, "served", "AND served AND status != 'deleting'", "",
