@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tarragon import Document, Index, IndexRecipe
 from tarragon.errors import InvalidInput
 from tarragon.sides import FEWEST
-from tarragon.statistics import Moments, SpaceStatistics, fit, unpack
+from tarragon.statistics import EXACT, Moments, SpaceStatistics, fit, unpack
 from tarragon.testing import WordEncoder
 from tarragon.types import FloatArray
 
@@ -88,16 +88,45 @@ def test_blocks_give_what_all_at_once_gives() -> None:
         Moments(3).statistics()
 
 
-@pytest.mark.parametrize(
-    "vectors", [np.ones((1, 4), "f4"), np.ones((50, 4), "f4"), np.zeros((3, 4), "f4")], ids=["one", "equal", "zero"]
-)
-def test_vectors_without_spread_have_none(vectors: FloatArray) -> None:
+def test_of_many_dimensions_the_axes_are_found_about_as_well() -> None:
+    """Beyond `EXACT` they are approximate: against those of all products."""
+    vectors = cloud(400, EXACT + 8)
+    found = fit(vectors, 24)
+    moments = Moments(EXACT + 8)
+    moments.add(vectors)
+    exactly = moments.statistics(24)
+    assert found.axes.shape == exactly.axes.shape
+    assert found.axes @ found.axes.T == pytest.approx(np.eye(24), abs=1e-4)
+    assert np.abs((found.axes[:8] * exactly.axes[:8]).sum(axis=1)) == pytest.approx(np.ones(8), abs=1e-2)
+    assert found.variances.sum() == pytest.approx(exactly.variances.sum(), rel=0.01)
+    for query in cloud(10, EXACT + 8, seed=3):
+        mean, deviation = of(vectors, query)
+        assert found.spread(query).mean == pytest.approx(mean, abs=1e-3)
+        assert found.spread(query).deviation == pytest.approx(exactly.spread(query).deviation, rel=0.02)
+    assert fit(vectors, 24).pack() == found.pack(), "always the same"
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_of_fewer_vectors_than_axes_the_deviation_is_exact(count: int) -> None:
+    vectors = cloud(count, EXACT + 1)
+    statistics = fit(vectors)
+    query = cloud(1, EXACT + 1, seed=5)[0]
+    mean, deviation = of(vectors, query)
+    assert (statistics.spread(query).mean, statistics.spread(query).deviation) == pytest.approx(
+        (mean, deviation), rel=1e-3, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("dimensions", [4, EXACT + 1])
+@pytest.mark.parametrize(("count", "value"), [(1, 1.0), (50, 1.0), (3, 0.0)])
+def test_vectors_without_spread_have_none(dimensions: int, count: int, value: float) -> None:
+    vectors = np.full((count, dimensions), value, "f4")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         statistics = fit(vectors)
-        spread = statistics.spread(np.array([1, 2, 3, 4], "f4"))
-    assert spread.deviation == pytest.approx(0, abs=1e-6)
-    assert spread.mean == pytest.approx(10 * float(vectors[0, 0]))
+        spread = statistics.spread(np.ones(dimensions, "f4"))
+    assert spread.deviation == pytest.approx(0, abs=1e-5 * dimensions)
+    assert spread.mean == pytest.approx(dimensions * value)
     assert np.isfinite(statistics.axes).all()
 
 

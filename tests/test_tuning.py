@@ -475,6 +475,7 @@ def test_killed_at_any_step_it_leaves_an_index_that_searches_and_can_be_tuned_ag
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuned, "ASKED", 5)
+    monkeypatch.setattr(tuned, "QUANTIZATIONS", {})  # no rivals, which write nothing and take long
     path = make(tmp_path / "i", 120)
     with Index.open(path, encoder=Spectrum()) as index:
         index.tune(target_recall=0.1, first_pass=True, lengths=(4,))
@@ -482,11 +483,11 @@ def test_killed_at_any_step_it_leaves_an_index_that_searches_and_can_be_tuned_ag
     blown = 0
     while (target := killed_at(path, tmp_path / f"{blown}", blown)) is not None:
         with Index.open(target, encoder=Spectrum()) as index:
-            is_a_first_pass_at_work(index, QUERIES[:5])
+            is_a_first_pass_at_work(index, QUERIES[:12])
             index.sync(documents(texts(2, seed=20 + blown)), prune=False)
             assert lacking(index) == 0
             index.tune(target_recall=0.1, first_pass=True, lengths=(4,))
-            is_a_first_pass_at_work(index, QUERIES[:5])
+            is_a_first_pass_at_work(index, QUERIES[:12])
             version = version_of(index)
             spaces = engine_spaces(target)
             assert spaces == {prefix_of(index).space, version.record.contract.space}, f"after step {blown}"

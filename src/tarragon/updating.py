@@ -25,6 +25,7 @@ from tarragon.protocols import FindableSource, OpenVersion, Source, SourceItem
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import Change, Plan, Progress, SyncReport
 from tarragon.session import Session
+from tarragon.sides import FEWEST
 from tarragon.survey import SurveyOptions
 from tarragon.syncing import Budget, Sync
 
@@ -151,9 +152,14 @@ def sync_version(
         )
         report = run.run(source)
         remember_rate(version.ledger, run.rate)
-        if run.touched:
+        if run.touched or _lacks_statistics(version):
             session.measures.refresh(name)
         return replace(report, model=version.record.contract.model, version=name), run.touched
+
+
+def _lacks_statistics(version: OpenVersion) -> bool:
+    """Whether it was made by a release that kept none, or a sync was killed before it did."""
+    return not version.record.statistics and version.ledger.counts().chunks >= FEWEST
 
 
 def _remember(session: Session, name: str, source: Source, scope: Scope) -> None:

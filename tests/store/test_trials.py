@@ -92,6 +92,8 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with Trials(VECTORS, {}) as trials:
         trials.run(Way("int8"), QUERIES, None, 10)
         assert [path.name[:14] for path in tmp_path.iterdir()] == ["tarragon-tune-"]
+        trials.run(Way(), QUERIES, None, 10)
+        assert len(list(tmp_path.iterdir())) == 1, "one shard at a time"
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ZeroDivisionError), Trials(VECTORS, {}) as trials:
         trials.run(Way(), QUERIES, None, 10)

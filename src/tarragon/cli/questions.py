@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -92,7 +93,7 @@ def search(options: argparse.Namespace) -> int:
                 options.k,
                 filter=_filter(options.filter),
                 mode=options.mode,
-                recipe=_recipe(options),
+                recipe=_recipe(index, options),
                 on_stale=options.on_stale,
             )
     explanations = hits.explain() if options.explain else []
@@ -112,9 +113,9 @@ def search(options: argparse.Namespace) -> int:
 def why_not(options: argparse.Namespace) -> int:
     """``tarragon why-not``."""
     with Index.open(options.index, device=options.device, create=False) as index:
-        recipe = _recipe(options)
+        recipe = _recipe(index, options)
         if options.mode is not None:
-            recipe = SearchRecipe(**{**_given(options), "mode": options.mode})
+            recipe = replace(recipe or SearchRecipe(**_tuned(index)), mode=options.mode)
         found = index.why_not(options.query, options.document, options.k, filter=_filter(options.filter), recipe=recipe)
     views.output(options.json, found, lambda one: print(one.sentence))
     return 0
@@ -155,10 +156,21 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     return given | ({"rerankers": tuple(steps)} if steps else {})
 
 
-def _recipe(options: argparse.Namespace) -> SearchRecipe | None:
-    """What was typed; None if nothing was."""
+def _recipe(index: Index, options: argparse.Namespace) -> SearchRecipe | None:
+    """What was typed, and all else as the index was tuned; None if nothing was."""
     given = _given(options)
-    return SearchRecipe(**given) if given else None
+    if not given:
+        return None
+    tuned = _tuned(index)
+    if "fusion" in given:
+        tuned.pop("dense_weight", None)  # it was judged with another fusion
+    return SearchRecipe(**{**tuned, **given})
+
+
+def _tuned(index: Index) -> dict[str, Any]:
+    """What `Index.tune` chose for the version that serves."""
+    serving = index._opened.catalog.serving()
+    return {} if serving is None else dict(index._opened.record(serving).tuning.get("search", {}))
 
 
 def _filter(text: str | None) -> Any:
