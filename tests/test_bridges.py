@@ -463,7 +463,7 @@ def test_the_command_line(
         assert main(wrong) == 1
         assert "--bridge and --model go together" in capsys.readouterr().err
     assert main([*command, "--bridge", "rescore", "--mode", "dense"]) == 1
-    assert "do not go with --bridge" in capsys.readouterr().err
+    assert "with --bridge only -k and --filter can be said" in capsys.readouterr().err
 
 
 # --- a real model -----------------------------------------------------------------------------------------------------

@@ -419,3 +419,45 @@ def test_an_explanation_searches_nothing_again(index: Index) -> None:
 def test_a_min_score_needs_scores_that_mean_something() -> None:
     with pytest.raises(InvalidRecipe, match="calibrated"):
         SearchRecipe(fusion="dbsf", min_score=1.0)
+
+
+# --- what a review found ----------------------------------------------------------------------------------------------
+def test_an_answer_without_hits_has_a_receipt_too(index: Index) -> None:
+    hits = index.search(QUERY, 3, mode="dense", recipe=SearchRecipe(min_score=1e9))
+    assert hits == []
+    assert hits.receipt.version == "v1"
+    assert [stage.name for stage in hits.receipt.stages][:3] == ["embed", "legs", "fuse"]
+    assert any("min_score" in problem for problem in hits.receipt.degraded), "a small index has no statistics"
+
+
+class Judge:
+    """Likes passages that are marked as good."""
+
+    name = "judge"
+    identity = {"kind": "judge"}  # noqa: RUF012
+
+    def score(
+        self, query: str, passages: Sequence[str], *, is_over: Callable[[], bool] = lambda: False
+    ) -> RerankScores:
+        return RerankScores([0.95 if "good" in passage else 0.05 for passage in passages])
+
+
+def test_diversity_chooses_among_what_the_reranker_scored(tmp_path: Path) -> None:
+    texts = [f"zebra w{n} " + ("good " if n % 5 == 0 else "poor ") + f"x{n}" for n in range(40)]
+    with Index.open(tmp_path / "i", encoder=WordEncoder()) as index:
+        index.sync([Document(str(n), text) for n, text in enumerate(texts)])
+        recipe = SearchRecipe(mode="lexical", rerankers=(RerankStep(Judge(), 35),))
+        plain = index.search("zebra", 4, recipe=recipe)
+        spread = index.search("zebra", 4, recipe=replace(recipe, diversity=0.05))
+        assert [hit.score for hit in plain] == [0.95] * 4
+        assert [hit.score for hit in spread] == [0.95] * 4, "a little diversity does not outweigh the judge"
+
+
+def test_most_hits_of_a_document_are_made_up_for_from_deeper(tmp_path: Path) -> None:
+    with Index.open(tmp_path / "i", recipe=IndexRecipe(chunk_tokens=16), encoder=WordEncoder()) as index:
+        large = Document("large", "\n\n".join(f"zebra zebra zebra a{n} b{n} c{n} d{n} e{n} f{n}" for n in range(60)))
+        index.sync([large, *(Document(f"small{n}", f"zebra p{n} q{n} r{n} s{n}") for n in range(5))])
+        for mode in ("lexical", "hybrid"):
+            recipe = SearchRecipe(mode=mode, depth=10, per_document=1)  # type: ignore[arg-type]
+            found = [hit.document_id for hit in index.search("zebra", 5, recipe=recipe)]
+            assert len(set(found)) == len(found) == 5

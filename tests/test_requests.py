@@ -71,8 +71,8 @@ def test_words_say_nothing_about_a_search_with_one_leg() -> None:
 
 def test_every_leg_goes_to_the_depth_or_to_k_and_the_first_pass_deeper_in_proportion() -> None:
     sides = replace(SIDES, first=("p_test", VECTOR[:2], 2.5))
-    recipe = SearchRecipe(depth=7)
-    for k, depth in ((5, 7), (9, 9)):
+    recipe = SearchRecipe(depth=107)
+    for k, depth in ((5, 107), (109, 109)):
         request = build_request("words", VECTOR, k, parse({"a": 1}), recipe, sides)
         assert request.dense is not None
         assert request.dense.first is not None
@@ -84,9 +84,13 @@ def test_every_leg_goes_to_the_depth_or_to_k_and_the_first_pass_deeper_in_propor
     deeper = twice_as_deep(request)
     assert deeper.dense is not None
     assert deeper.dense.first is not None
-    assert (deeper.dense.limit, deeper.dense.first.limit) == (18, 46)
-    assert [leg.limit for leg in (deeper.lexical, deeper.sparse) if leg is not None] == [18, 18]
+    assert (deeper.dense.limit, deeper.dense.first.limit) == (218, 546)
+    assert [leg.limit for leg in (deeper.lexical, deeper.sparse) if leg is not None] == [218, 218]
     assert (deeper.filter, deeper.late) == (request.filter, request.late)
+    shallow = build_request("words", VECTOR, 5, None, SearchRecipe(depth=10), sides)
+    assert shallow.dense is not None
+    assert shallow.dense.first is not None
+    assert shallow.dense.first.limit == 250, "as deep as it was measured"
     first = FirstPass("p_test", VECTOR[:2], 10)
     assert with_limit(DenseLeg(VECTOR, 4, first), 6).first == replace(first, limit=15)
 

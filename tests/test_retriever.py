@@ -488,3 +488,40 @@ def test_a_closed_retriever_leaves_the_index_open_and_a_block_of_a_scoped_one_is
     with Retriever(index) as made, made.scope(tenant="acme") as scoped:
         assert asyncio.run(scoped.aretrieve(QUESTION))
     assert index.search(QUESTION)
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+def test_questions_at_the_same_time_load_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Index.open(tmp_path / "i", encoder=Words()) as made:
+        made.sync(documents())
+    loads = []
+
+    def load(*_: object) -> Words:
+        loads.append(1)
+        time.sleep(0.05)
+        return Words()
+
+    monkeypatch.setattr("tarragon.session.load_encoder", load)
+    with Index.open(tmp_path / "i") as opened:
+        threads = [threading.Thread(target=opened.search, args=(f"{QUESTION} {n}",)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"k": 2.5}, {"k": -1}, {"k": 2**64}])
+def test_a_wrong_number_of_hits_is_an_error_of_ours(retriever: Retriever, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match="whole number"):
+        retriever.retrieve(QUESTION, **wrong)
+    with pytest.raises(InvalidInput, match="whole number"):
+        retriever.why_not(QUESTION, "acme/keys", **wrong)
+
+
+def test_what_is_no_query_is_an_error_of_ours(retriever: Retriever) -> None:
+    for query in (None, 7, "half \ud800"):
+        with pytest.raises(InvalidInput):
+            retriever.retrieve(query)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="list of queries"):
+        retriever.retrieve_batch("one text")

@@ -195,8 +195,9 @@ def test_legs_sparse(tmp_path: Path) -> None:
         assert why.needed == pytest.approx(0.41)
 
 
-def test_first_pass(tmp_path: Path) -> None:
+def test_first_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of short vectors that hold the wrong number: the rest and not the score."""
+    monkeypatch.setattr("tarragon.requests.FIRST_DEPTH", 1)
     with opened(tmp_path, TEXTS) as index:
         prefix = Prefix("p_test", 2, "", True, 1.0, 0.5, 30)
         version = version_of(index)

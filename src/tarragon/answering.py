@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Semaphore
 
 from tarragon import updating
 from tarragon.asking import Asked, Asker
 from tarragon.contract import VersionRecord
-from tarragon.errors import IndexLocked
+from tarragon.errors import IndexLocked, StorageProblem
 from tarragon.filters import Filter
 from tarragon.freshness import FreshnessCheck
 from tarragon.protocols import OpenVersion
@@ -20,6 +21,7 @@ from tarragon.recipe import Mode, SearchRecipe
 from tarragon.reranking import Step
 from tarragon.searching import Found, search
 from tarragon.session import Session
+from tarragon.sides import FEWEST
 from tarragon.survey import state_of
 from tarragon.tracing import Trace
 from tarragon.types import FloatArray, Hit, OnStale
@@ -50,7 +52,7 @@ class Question:
 
 def settings_of(question: Question, record: VersionRecord) -> SearchRecipe:
     """How to search: as the question says, else as the version was tuned, else by default."""
-    settings = question.settings or SearchRecipe(**record.tuning.get("search", {}))
+    settings = question.settings or record.search_recipe()
     return settings if question.mode is None else replace(settings, mode=question.mode)
 
 
@@ -155,19 +157,30 @@ class _Run:
         return trace
 
     def find(self, k: int, trace: Trace) -> list[Found]:
-        question, asked = self.question, self.asked
-        request = asked.request(k, question.filter, self.settings)
-        return search(
+        question, asked, settings = self.question, self.asked, self.settings
+        request = asked.request(k, question.filter, settings)
+        if settings.min_score is not None and request.dense is not None and asked.spread is None:
+            trace.degraded.append(
+                f"min_score: the index has no statistics, which {FEWEST} chunks make; it passes all near ones"
+            )
+        find = partial(
+            search,
             self.version,
-            request,
-            k,
-            self.settings,
+            k=k,
+            recipe=settings,
             query=question.text,
             spread=asked.spread,
             steps=self.steps,
             trace=trace,
             turn=self.turn,
         )
+        try:
+            return find(request)
+        except StorageProblem:
+            if request.dense is None or request.dense.first is None:
+                raise
+            trace.degraded.append("first pass: its space is gone, since the index was tuned meanwhile")
+            return find(replace(request, dense=replace(request.dense, first=None)))
 
 
 def _still_true(hits: Sequence[Hit]) -> list[Hit]:

@@ -107,8 +107,11 @@ class Asker:
         statistics = (
             self._session.measures.statistics(version) if recipe.fusion == "calibrated" and dense is not None else None
         )
+        first = self._first(version, vector) if recipe.first_pass and vector is not None else None
+        if first is not None:
+            spaces = {**spaces, "first pass": first[0]}
         sides = SideQueries(
-            first=self._first(version, vector) if recipe.first_pass and vector is not None else None,
+            first=first,
             sparse=(sparse.space, terms.vector) if terms is not None and sparse is not None else None,
             late=(late.space, tokens.vector) if tokens is not None and late is not None else None,
         )

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from tarragon.identity import fingerprint, space_name
-from tarragon.recipe import Datatype, IndexRecipe
+from tarragon.recipe import Datatype, IndexRecipe, SearchRecipe
 
 VersionRole: TypeAlias = Literal["serving", "standby", "building", "retired"]
 
@@ -171,6 +171,10 @@ class VersionRecord:
         if self.retired:
             return "retired"
         return "standby" if self.promoted else "building"
+
+    def search_recipe(self) -> SearchRecipe:
+        """How to search where nobody says: as it was tuned."""
+        return SearchRecipe(**self.tuning.get("search", {}))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it back."""

@@ -49,7 +49,8 @@ def examine(
     begun = time.perf_counter()
     with session.reading() as version:
         encoder, problem = _encoder(session, version, deep)
-        read = vitals.read(session, version, recipe or SearchRecipe(), k, deep=deep, sample=sample, encoder=encoder)
+        settings = recipe or version.record.search_recipe()
+        read = vitals.read(session, version, settings, k, deep=deep, sample=sample, encoder=encoder)
         results = [*_model(read, problem), *(result for check in _CHECKS for result in check(read))]
         counts = version.ledger.counts()
         return Examination(

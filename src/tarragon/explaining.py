@@ -73,7 +73,7 @@ def why_not(session: Session, asker: Asker, missed: Missed, recipe: SearchRecipe
             return absent
         if not missed.query.strip() or missed.k == 0:
             return WhyNot(missed.document_id, "legs", "a blank query, or k=0, finds nothing")
-        recipe = recipe or SearchRecipe(**version.record.tuning.get("search", {}))
+        recipe = recipe or version.record.search_recipe()
         asked = asker.ask(version, [missed.query], recipe)[0]
         request, trace = asked.request(missed.k, missed.filter, recipe), Trace()
         steps = session.rerankers.steps(recipe.rerankers)

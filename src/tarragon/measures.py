@@ -12,6 +12,9 @@ from tarragon.sides import sample_statistics
 from tarragon.statistics import SpaceStatistics, unpack
 from tarragon.types import FloatArray
 
+KEPT = 8
+"""Statistics in memory, some 200 kB each: of a few versions, and their axes."""
+
 
 class Measures:
     """Statistics of the versions of an index.
@@ -27,9 +30,12 @@ class Measures:
     def statistics(self, version: OpenVersion, key: str | None = None) -> SpaceStatistics | None:
         """Of a version's dense space, or those of another ``key``; None if there are none."""
         key = version.record.statistics if key is None else key
-        if key and key not in self._known and (text := version.ledger.attachment(key)):
-            self._known[key] = unpack(text)
-        return self._known.get(key)
+        found = self._known.get(key)
+        if found is None and key and (text := version.ledger.attachment(key)):
+            found = self._known[key] = unpack(text)
+            while len(self._known) > KEPT:
+                self._known.pop(next(iter(self._known)), None)
+        return found
 
     def axes(self, version: OpenVersion) -> FloatArray | None:
         """What the vectors of a version's first pass are turned onto; None if they are not, or there is none."""

@@ -55,7 +55,10 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a passage stood in one stage: its rank from 1, and its score there. None: the stage did not have it."""
+    """Where a passage stood in one stage: its rank from 1 among the candidates, and its score there.
+
+    None: the stage did not have it.
+    """
 
     rank: int | None
     score: float | None

@@ -5,6 +5,7 @@ A change of `SearchRecipe` never touches stored data. A change of `IndexRecipe` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -32,6 +33,20 @@ OnFailure = Literal["degrade", "raise"]
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InvalidRecipe(f"{name}={value!r} is not one of {', '.join(choices)}", name=name, value=value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_whole(name: str, value: object, least: int = 1) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InvalidRecipe(f"{name}={value!r} must be a whole number and at least {least}")
+
+
+def _check_share(name: str, value: object) -> None:
+    if not (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1):
+        raise InvalidRecipe(f"{name}={value!r} must be between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +82,9 @@ class IndexRecipe:
         _check_choice("chunking", self.chunking, get_args(Chunking))
         _check_choice("language", self.language, get_args(Language))
         _check_choice("late_datatype", self.late_datatype, get_args(Datatype))
-        if self.chunk_tokens < 16:
-            raise InvalidRecipe(f"chunk_tokens={self.chunk_tokens} is below 16, too little for a sentence")
-        if self.dimensions is not None and self.dimensions < 1:
-            raise InvalidRecipe(f"dimensions={self.dimensions} must be positive")
+        _check_whole("chunk_tokens", self.chunk_tokens, 16)  # fewer are too little for a sentence
+        if self.dimensions is not None:
+            _check_whole("dimensions", self.dimensions)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it back."""
@@ -97,8 +111,7 @@ class RerankStep:
     depth: int = 50
 
     def __post_init__(self) -> None:
-        if self.depth < 1:
-            raise InvalidRecipe(f"depth={self.depth} of a reranker must be at least 1")
+        _check_whole("depth", self.depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +161,25 @@ class SearchRecipe:
         _check_choice("on_rerank_failure", self.on_rerank_failure, get_args(OnFailure))
         if self.words is not None:
             _check_choice("words", self.words, get_args(Words))
+        for name in ("depth", "rrf_k"):
+            _check_whole(name, getattr(self, name))
+        if self.per_document is not None:
+            _check_whole("per_document", self.per_document)
+        for name in ("first_pass", "late"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRecipe(f"{name}={getattr(self, name)!r} must be True or False")
+        _check_share("diversity", self.diversity)
+        if self.dense_weight is not None:
+            _check_share("dense_weight", self.dense_weight)
+        if self.min_score is not None and not (_is_number(self.min_score) and math.isfinite(self.min_score)):
+            raise InvalidRecipe(f"min_score={self.min_score!r} must be a finite number")
         if self.min_score is not None and self.fusion != "calibrated":
             raise InvalidRecipe(f"min_score={self.min_score} needs fusion='calibrated'; no other score means anything")
-        for name in ("depth", "rrf_k", "per_document"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidRecipe(f"{name}={value} must be at least 1")
-        for name in ("dense_weight", "diversity"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise InvalidRecipe(f"{name}={value} must be between 0 and 1")
-        if self.rerank_budget_ms is not None and not self.rerank_budget_ms >= 0:
-            raise InvalidRecipe(f"rerank_budget_ms={self.rerank_budget_ms} must not be negative")
+        if self.rerank_budget_ms is not None and not (_is_number(self.rerank_budget_ms) and self.rerank_budget_ms >= 0):
+            raise InvalidRecipe(f"rerank_budget_ms={self.rerank_budget_ms!r} must be a number and not negative")
+        if self.query_prompt is not None and not isinstance(self.query_prompt, str):
+            raise InvalidRecipe(f"query_prompt={self.query_prompt!r} must be a text")
+        if not isinstance(self.rerankers, tuple) or not all(isinstance(step, RerankStep) for step in self.rerankers):
+            raise InvalidRecipe(
+                f"rerankers={self.rerankers!r} must be a tuple of RerankStep, such as (RerankStep(...),)"
+            )

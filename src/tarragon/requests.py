@@ -29,6 +29,9 @@ Leg = TypeVar("Leg", DenseLeg, LexicalLeg, SparseLeg)
 
 LEGS = ("dense", "lexical", "sparse")
 
+FIRST_DEPTH = SearchRecipe().depth
+"""Least candidates of a first pass: with so many `Index.tune` measures what it keeps."""
+
 DECIMALS = 4
 """Of lexical scores; they lie between 0 and some 50."""
 
@@ -85,7 +88,7 @@ def build_request(
     first = None
     if sides.first is not None:
         space, short, times = sides.first
-        first = FirstPass(space, short, math.ceil(times * depth))
+        first = FirstPass(space, short, math.ceil(times * max(depth, FIRST_DEPTH)))
     return SearchRequest(
         dense=DenseLeg(vector, depth, first) if vector is not None and "dense" in legs else None,
         lexical=LexicalLeg(query, depth, _scores(depth, recipe)) if "lexical" in legs else None,
@@ -128,6 +131,12 @@ def with_limit(leg: Leg, limit: int) -> Leg:
         first = replace(leg.first, limit=math.ceil(leg.first.limit * limit / leg.limit))
         return replace(leg, limit=limit, first=first)
     return replace(leg, limit=limit)
+
+
+def depth_of(request: SearchRequest) -> int:
+    """Candidates that a leg of the request contributes; the deepest one's."""
+    legs = (request.dense, request.lexical, request.sparse)
+    return max(leg.limit for leg in legs if leg is not None)
 
 
 def twice_as_deep(request: SearchRequest) -> SearchRequest:

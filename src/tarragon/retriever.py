@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,9 +17,9 @@ from tarragon.receipts import Hits
 from tarragon.recipe import SearchRecipe
 from tarragon.types import FloatArray, Hit, OnStale
 
-THREADS = min(32, 4 * (os.cpu_count() or 1))
-"""Questions of an event loop that are answered at a time. They share runs of the models, so that more threads than
-cores pay."""
+THREADS = 32
+"""Questions of an event loop that are answered at a time. They share runs of the models and take turns at the engine,
+so that they mostly wait, and more of them than cores pay."""
 
 T = TypeVar("T")
 

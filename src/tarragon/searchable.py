@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tarragon.tuning import Tuning
 
 
+MOST_HITS = 1_000_000
+
+
 class SearchableIndex(VersionedIndex):
     """Searching, and what callers need around it."""
 
@@ -90,8 +93,7 @@ class SearchableIndex(VersionedIndex):
         Arguments and errors as for `search`; ``vectors`` are the queries' embeddings, None for those not known.
         """
         condition = parse(filter) if filter is not None else None
-        if k < 0:
-            raise InvalidInput(f"k={k} must not be negative", k=k)
+        _check(queries, k)
         if on_stale not in get_args(OnStale):
             raise InvalidInput(f"on_stale={on_stale!r} is not one of {', '.join(get_args(OnStale))}")
         if vectors is not None and len(vectors) != len(queries):
@@ -101,7 +103,7 @@ class SearchableIndex(VersionedIndex):
         real = [number for number, query in enumerate(queries) if query.strip() and k]
         asked = [Question(queries[i], k, given[i], condition, recipe, mode, on_stale) for i in real]
         answers = dict(zip(real, self._answers.answer(asked) if asked else [], strict=True))
-        return [answers.get(number) or Hits() for number in range(len(queries))]
+        return [answers[number] if number in answers else Hits() for number in range(len(queries))]
 
     def why_not(
         self,
@@ -123,6 +125,7 @@ class SearchableIndex(VersionedIndex):
             recipe: As for `search`.
             within: A filter on what may be told of: a document that it excludes is unknown.
         """
+        _check([query], k)
         missed = Missed(
             query,
             document_id,
@@ -223,3 +226,18 @@ class SearchableIndex(VersionedIndex):
     def warm_up(self, recipe: SearchRecipe | None = None) -> None:
         """Load the models and open the files that a first search would have to wait for."""
         self.search("warm-up", 1, recipe=recipe)
+
+
+def _check(queries: Sequence[str], k: int) -> None:
+    """Raises `InvalidInput` on what cannot be searched for."""
+    if not isinstance(k, int) or not 0 <= k <= MOST_HITS:
+        raise InvalidInput(f"k={k!r} must be a whole number from 0 to {MOST_HITS:,}", k=k)
+    if isinstance(queries, str):
+        raise InvalidInput("a batch is a list of queries, not a single text: call search, or put it into a list")
+    for query in queries:
+        if not isinstance(query, str):
+            raise InvalidInput(f"a query is a text, not {type(query).__name__}: {query!r:.80}")
+        try:
+            query.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InvalidInput(f"a query holds half a surrogate pair, which is no text: {query!r:.80}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from tarragon.filters import Filter, matches
 from tarragon.fusion import fuse, ranking
 from tarragon.protocols import DenseEncoder, DocumentRecord, LegScores, OpenVersion, SearchRequest, ServedChunk, Store
 from tarragon.recipe import SearchRecipe
-from tarragon.requests import build_request, candidates, is_cut, twice_as_deep
+from tarragon.requests import build_request, candidates, depth_of, is_cut, twice_as_deep
 from tarragon.reranking import Step, rerank
 from tarragon.statistics import Spread
 from tarragon.tracing import Trace
@@ -83,13 +84,16 @@ def search(
         turn: Held while the store is asked, and not while rerankers run.
     """
     trace = trace or Trace()
+    rearranged = bool(steps) or recipe.diversity > 0
+    limit = None if rearranged else recipe.per_document
     with turn or nullcontext():
-        found = _retrieve(version, request, _looked_at(k, recipe, steps), recipe, scored, spread, trace)
+        found = _retrieve(version, request, _looked_at(k, recipe, steps), recipe, scored, spread, limit, trace)
+    scored_by_last = len(found)
     if steps and found:
-        found = _reranked(found, query, recipe, steps, trace)
-    if recipe.diversity and len(found) > 1:
-        found = _diverse(found, version.store, recipe.diversity, trace)
-    if recipe.per_document is not None:
+        found, scored_by_last = _reranked(found, query, recipe, steps, trace)
+    if recipe.diversity and len(found) > 1:  # what the last reranker did not score is on no scale with the rest
+        found = _diverse(found[:scored_by_last], version.store, recipe.diversity, trace) + found[scored_by_last:]
+    if rearranged and recipe.per_document is not None:
         documents = {place: one.record.document_id for place, one in enumerate(found)}
         found = [found[place] for place in at_most_per_document(list(documents), documents, recipe.per_document)]
     return found[:k]
@@ -98,7 +102,7 @@ def search(
 def _looked_at(k: int, recipe: SearchRecipe, steps: Sequence[Step]) -> int:
     """How many of the best are read: what rerankers want, and enough to choose from where not all may stay."""
     deepest = max((step.depth for step in steps), default=0)
-    chooses = recipe.diversity > 0 or recipe.per_document is not None
+    chooses = recipe.diversity > 0 or (bool(steps) and recipe.per_document is not None)
     return max(k, deepest, recipe.depth if chooses else 0)
 
 
@@ -109,8 +113,10 @@ def _retrieve(
     recipe: SearchRecipe,
     scored: Callable[[LegScores, SearchRequest], LegScores],
     spread: Spread | None,
+    limit: int | None,
     trace: Trace,
 ) -> list[Found]:
+    """The best that are served, at most ``limit`` of a document; from as deep as it takes."""
     refused: set[UUID] = set()
     while True:
         with trace.stage("legs") as said:
@@ -118,12 +124,12 @@ def _retrieve(
             said.append(len(legs.dense or legs.lexical or legs.sparse or {}))
         trace.legs(legs)
         with trace.stage("fuse") as said:
-            order = _ranked(scored(legs, request), recipe, spread, wanted, trace)
+            order = _ranked(scored(legs, request), request, recipe, spread, trace)
             said.append(len(order))
         with trace.stage("serve") as said:
-            found, now = _serve(order, version, wanted, request.filter)
+            found, now, passed_over = _serve(order, version, wanted, request.filter, limit)
             said.append(len(found))
-        if len(found) < wanted and now and is_cut(legs, request):
+        if len(found) < wanted and (now or passed_over) and is_cut(legs, request):
             request = twice_as_deep(request)
         elif now <= refused:
             return found
@@ -131,7 +137,7 @@ def _retrieve(
 
 
 def _ranked(
-    legs: LegScores, recipe: SearchRecipe, spread: Spread | None, wanted: int, trace: Trace
+    legs: LegScores, request: SearchRequest, recipe: SearchRecipe, spread: Spread | None, trace: Trace
 ) -> Sequence[tuple[UUID, float]]:
     """One ranking of the candidates: fused, without what scores too little, the head in order of the late scores."""
     given = [scores for scores in (legs.dense, legs.lexical, legs.sparse) if scores is not None]
@@ -145,14 +151,15 @@ def _ranked(
         return order
     late = legs.late
     lowest = min(late.values(), default=0.0)  # of a passage whose late vectors are missing
-    order = ranking({id_: late.get(id_, lowest) for id_, _ in order[: max(wanted, recipe.depth)]})
+    order = ranking({id_: late.get(id_, lowest) for id_, _ in order[: depth_of(request)]})
     trace.ranked("late", order)
     return order
 
 
 def _reranked(
     found: Sequence[Found], query: str, recipe: SearchRecipe, steps: Sequence[Step], trace: Trace
-) -> list[Found]:
+) -> tuple[list[Found], int]:
+    """In the rerankers' order, and how many at the head the last one scored; all, if none scored anything."""
     by_id = {UUID(one.hit.chunk_id): one for one in found}
     order = [(id_, one.hit.score) for id_, one in by_id.items()]
     texts = {id_: one.content for id_, one in by_id.items()}
@@ -162,13 +169,17 @@ def _reranked(
     trace.truncated += after.truncated
     for stage, scores in after.scores.items():
         trace.ranked(stage, list(scores.items()))
-    return [replace(by_id[id_], hit=replace(by_id[id_].hit, score=score)) for id_, score in after.ranking]
+    last = list(after.scores.values())[-1] if after.scores else by_id
+    hits = [replace(by_id[id_], hit=replace(by_id[id_].hit, score=score)) for id_, score in after.ranking]
+    return hits, len(last)
 
 
 def _diverse(found: Sequence[Found], store: Store, diversity: float, trace: Trace) -> list[Found]:
     with trace.stage("diversity") as said:
         vectors = store.vectors([UUID(one.hit.chunk_id) for one in found])
         here = [one for one in found if UUID(one.hit.chunk_id) in vectors]
+        if not here:
+            return list(found)
         rows = np.stack([vectors[UUID(one.hit.chunk_id)] for one in here])
         order = mmr([one.hit.score for one in here], rows, len(here), diversity)
         said.append(len(here))
@@ -176,11 +187,15 @@ def _diverse(found: Sequence[Found], store: Store, diversity: float, trace: Trac
 
 
 def _serve(
-    order: Sequence[tuple[UUID, float]], version: OpenVersion, k: int, filter: Filter | None
-) -> tuple[list[Found], set[UUID]]:
-    """The first ``k`` of a ranking that may be served, and those before them that may not."""
+    order: Sequence[tuple[UUID, float]], version: OpenVersion, k: int, filter: Filter | None, limit: int | None
+) -> tuple[list[Found], set[UUID], bool]:
+    """The first ``k`` of a ranking that may be served, at most ``limit`` of a document; those before them that may not;
+    and whether any was passed over for the limit.
+    """  # noqa: D205
     found: list[Found] = []
     refused: set[UUID] = set()
+    of_document: Counter[str] = Counter()
+    passed_over = False
     rest = iter(order)
     while len(found) < k and (page := list(islice(rest, k - len(found)))):
         ids = [id_ for id_, _ in page]
@@ -190,12 +205,15 @@ def _serve(
             chunk, payload = served.get(id_), payloads.get(id_)
             if chunk is None or payload is None or (current := current_payload(payload, chunk)) is None:
                 refused.add(id_)
-            elif current is payload or filter is None or matches(filter, current["metadata"]):
+            elif current is not payload and filter is not None and not matches(filter, current["metadata"]):
+                refused.add(id_)  # its metadata have changed, and no longer pass
+            elif limit is not None and of_document[current["document_id"]] >= limit:
+                passed_over = True
+            else:
+                of_document[current["document_id"]] += 1
                 hit = _hit(id_, score, current, version.record.name)
                 found.append(Found(hit, chunk.record, current["content"]))
-            else:
-                refused.add(id_)  # its metadata have changed, and no longer pass
-    return found, refused
+    return found, refused, passed_over
 
 
 def passes(version: OpenVersion, chunk: UUID, filter: Filter | None) -> bool:

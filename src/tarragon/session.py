@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -88,6 +89,7 @@ class Session:
         self.side_models = SideModels(sparse, late, device)
         self.measures = Measures(catalog)
         self.rerankers = Rerankers(device)
+        self._loading = threading.RLock()  # so that questions at the same time load one model between them
         self._known: list[tuple[str, DenseEncoder]] = []
         self._trusted: set[tuple[str, int]] = set()
         self._just_made: set[str] = set()
@@ -197,15 +199,16 @@ class Session:
         Raises:
             RecipeMismatch: The caller's encoder, or the model by this name, makes other vectors.
         """
-        if (encoder := self.encoder_at_hand(version)) is not None:
-            return encoder
-        if not self._given:
-            recipe = version.record.contract.recipe
-            if version.record.name == self.catalog.serving():
-                recipe = self.agreed(version.record)
-            self.remember(load_encoder(recipe, self.device))
+        with self._loading:
             if (encoder := self.encoder_at_hand(version)) is not None:
                 return encoder
+            if not self._given:
+                recipe = version.record.contract.recipe
+                if version.record.name == self.catalog.serving():
+                    recipe = self.agreed(version.record)
+                self.remember(load_encoder(recipe, self.device))
+                if (encoder := self.encoder_at_hand(version)) is not None:
+                    return encoder
         raise self._other_space(version, self._known[-1][1] if not self._given else self._given[0])
 
     def side_encoder(self, version: OpenVersion, side: SideContract) -> SparseEncoder | LateEncoder:
@@ -240,6 +243,13 @@ class Session:
         Raises:
             EncoderDrift: It declares the version's identity and makes other vectors.
         """
+        known = self.encoder_at_hand(version)
+        if known is not None and not again and (version.record.name, id(known)) in self._trusted:
+            return known
+        with self._loading:
+            return self._trusted_encoder(version, again)
+
+    def _trusted_encoder(self, version: OpenVersion, again: bool) -> DenseEncoder:
         encoder = self.encoder_for(version)
         if not again and (version.record.name, id(encoder)) in self._trusted:
             return encoder

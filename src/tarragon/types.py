@@ -94,7 +94,8 @@ class Hit:
         end: One past the last.
         heading: The headings that it stands under, outermost first.
         metadata: The document's.
-        score: Higher is better. Comparable within one result list only.
+        score: Higher is better. With calibrated fusion it means the same for every question; else it is comparable
+            within one result list only.
         freshness: Whether the document is still what it was when it was indexed: ``fresh``, ``stale`` (changed since),
             ``missing`` (gone) or ``unknown`` (its source cannot be asked).
         version: The version of the index that it is from.

@@ -163,6 +163,10 @@ def test_the_key_is_sent_and_never_told(
     with pytest.raises(ModelUnavailable, match=r"Check the key .*SOME_KEY") as caught:
         client.post("/embed", EMBED)
     assert KEY[:10] not in str(caught.value), "nor a part of it, which some servers repeat"
+    model.replies = [Reply(400, {"error": "x" * 190 + f" Bearer {KEY}"})]  # where the message is cut
+    with pytest.raises((ModelUnavailable, EncodingFailed)) as caught:
+        client.post("/embed", EMBED)
+    assert KEY[:6] not in str(caught.value)
     assert KEY not in repr(client)
     assert len(caplog.records) > 5
     assert KEY not in caplog.text

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import qdrant_edge as q
 
 from tarragon.store.trials import QUANTIZATIONS, Trials, Way, bytes_of, exact
 from tarragon.types import FloatArray
@@ -85,6 +86,17 @@ def test_quantizations_reduce_and_their_settings_arrive() -> None:
     assert all(recalls[name][0] < recalls[name][1] for name in ("turbo 1 bit", "binary")), "or oversampling is not"
     assert recalls["binary"][0] < recalls["int8"][0], "or it was not used"
     assert recalls["turbo 1 bit"][0] < recalls["turbo 4 bits"][0]
+
+
+@pytest.mark.parametrize("name", list(QUANTIZATIONS))
+def test_quantizations_are_in_use_however_few_the_vectors(name: str) -> None:
+    """Without rescoring the scores are those of the reduced vectors."""
+    reduced = q.SearchParams(quantization=q.QuantizationSearchParams(ignore=False, rescore=False))
+    with Trials(VECTORS, {}) as trials:
+        request = q.QueryRequest(limit=10, query=q.Query.Nearest(QUERIES[0], using="full"), params=reduced)
+        points = trials._built(name).query(request)
+    error = max(abs(point.score - float(VECTORS[point.id] @ QUERIES[0])) for point in points)
+    assert (error > 1e-4) == (name != "")
 
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ class HttpModel:
         """What the server said, without what it may repeat of the key."""
         status = response.status_code
         phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "?"
-        said = "" if status in (401, 403) else self._redacted(_message(response))
+        said = "" if status in (401, 403) else _message(response, self._redacted)
         return f"{url} answers {status} {phrase}{': ' + said if said else ''}"
 
     def _redacted(self, text: str) -> str:
@@ -226,7 +226,7 @@ def _asked_wait(response: httpx.Response, otherwise: float) -> float:
     return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
 
 
-def _message(response: httpx.Response) -> str:
+def _message(response: httpx.Response, redacted: Callable[[str], str]) -> str:
     """The text in the usual places of an error's JSON, else the start of the body, on one line."""
     try:
         body = response.json()
@@ -235,4 +235,4 @@ def _message(response: httpx.Response) -> str:
     for name in ("error", "message", "detail"):
         if isinstance(body, dict) and name in body:
             body = body[name]
-    return " ".join(str(body).split())[:200]
+    return " ".join(redacted(str(body)).split())[:200]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import BoundedSemaphore, Thread
 from typing import Any
 
 from tarragon.encoders.http_client import HttpModel, checked_url
@@ -32,6 +32,10 @@ TRIES = 3
 MOST_DOCUMENTS = 1_000
 """In one request to a service."""
 
+MOST_LEFT = 32
+"""Calls with a deadline at a time, those included that nobody waits for any more."""
+
+_LEFT_BEHIND = BoundedSemaphore(MOST_LEFT)
 _TIMED_OUT = object()
 
 
@@ -182,6 +186,8 @@ def _within(is_over: Callable[[], bool], call: Callable[[], Any]) -> Any:
     seconds = remaining(is_over)
     if math.isinf(seconds):
         return _failing(call)
+    if not _LEFT_BEHIND.acquire(blocking=False):
+        raise RerankingFailed(f"{MOST_LEFT} calls of rerankers have not come back; is the server up?")
     box: SimpleQueue[tuple[Any, RerankingFailed | None]] = SimpleQueue()
 
     def run() -> None:
@@ -189,6 +195,8 @@ def _within(is_over: Callable[[], bool], call: Callable[[], Any]) -> Any:
             box.put((_failing(call), None))
         except RerankingFailed as error:
             box.put((None, error))
+        finally:
+            _LEFT_BEHIND.release()
 
     Thread(target=run, daemon=True, name="tarragon-rerank").start()
     try:

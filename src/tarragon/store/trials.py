@@ -29,6 +29,10 @@ QUANTIZATIONS: Mapping[str, tuple[Any, float]] = {
 
 _FULL = "full"
 _SCAN = q.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=1_000_000_000)
+_ALWAYS = q.EdgeOptimizersConfig(indexing_threshold=1)
+"""In kB. By default the engine applies int8 only when it optimizes more than 10 MB of vectors; Turbo and binary it
+applies as it writes."""
+
 _WRITE = 500
 _WARM = 3
 
@@ -110,7 +114,8 @@ class Trials:
             )
             for name, size in sizes.items()
         }
-        shard = q.EdgeShard.create(str(path), q.EdgeConfig(vectors=spaces, wal_enabled=False))
+        settings = q.EdgeConfig(vectors=spaces, wal_enabled=False, optimizers=_ALWAYS)
+        shard = q.EdgeShard.create(str(path), settings)
         self._stack.callback(shard.close)
         for start in range(0, len(self._vectors), _WRITE):
             rows = range(start, min(start + _WRITE, len(self._vectors)))
