@@ -110,7 +110,7 @@ class Corpus:
         with self._index._opened.reading() as version:
             prefix = version.record.prefix
         assert prefix is not None, tuned.sentence
-        with_it = SearchRecipe(mode="dense", depth=round(CANDIDATES / prefix.depth))
+        with_it = SearchRecipe(mode="dense", depth=CANDIDATES)
         found, truth = (self._ask(replace(with_it, first_pass=on), 10) for on in (True, False))
         same = [
             len({hit.chunk_id for hit in hits}.intersection(hit.chunk_id for hit in all_)) / len(all_)
@@ -137,7 +137,7 @@ class Corpus:
         """Of the engine for one dense query, median, with the first pass and without."""
         with self._index._opened.reading() as version:
             prefix, store = version.record.prefix, version.store
-            axes = self._index._opened.measures.axes(version)
+            axes = self._index._opened.measures.axes(version, version.record.prefix)
             assert prefix is not None
             shorts = shorten(self.queries[:ASKED], prefix, axes)
             seconds: dict[str, list[float]] = {"with": [], "without": []}

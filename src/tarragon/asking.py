@@ -123,7 +123,7 @@ class Asker:
         prefix = version.record.prefix
         if prefix is None:
             return None
-        axes = self._session.measures.axes(version)
+        axes = self._session.measures.axes(version, prefix)
         if prefix.rotation and axes is None:  # another process has just made another one
             return None
         return prefix.space, shorten(vector[None, :], prefix, axes)[0], prefix.depth

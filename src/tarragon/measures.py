@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 from tarragon import canaries
+from tarragon.contract import Prefix
 from tarragon.identity import digest
 from tarragon.protocols import Catalog, DenseEncoder, EncoderInput, Ledger, OpenVersion
 from tarragon.sides import sample_statistics
@@ -37,9 +38,8 @@ class Measures:
                 self._known.pop(next(iter(self._known)), None)
         return found
 
-    def axes(self, version: OpenVersion) -> FloatArray | None:
+    def axes(self, version: OpenVersion, prefix: Prefix | None) -> FloatArray | None:
         """What the vectors of a version's first pass are turned onto; None if they are not, or there is none."""
-        prefix = version.record.prefix
         known = self.statistics(version, prefix.rotation) if prefix is not None and prefix.rotation else None
         return None if known is None else known.axes
 
@@ -77,3 +77,8 @@ def measured_rate(encoder: DenseEncoder) -> float:
     begun = time.perf_counter()
     tokens = encoder.encode_documents([EncoderInput(text) for text in canaries.probes()]).tokens
     return max(tokens, 1) / max(time.perf_counter() - begun, 1e-9)
+
+
+def namespaces(ledger: Ledger) -> list[str]:
+    """Of every document in a version, in order."""
+    return sorted({record.namespace for record in ledger.documents().values()})

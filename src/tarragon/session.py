@@ -24,7 +24,6 @@ from tarragon.protocols import (
     Catalog,
     DenseEncoder,
     LateEncoder,
-    Ledger,
     OpenVersion,
     SparseEncoder,
 )
@@ -343,7 +342,7 @@ class Session:
         makers: list[SideMaker] = [
             EncodedSide(side, partial(self.side_encoder, version, side)) for side in contract.sides
         ]
-        return makers if prefix is None else [*makers, PrefixMaker(prefix, self.measures.axes(version))]
+        return makers if prefix is None else [*makers, PrefixMaker(prefix, self.measures.axes(version, prefix))]
 
     def patience(self) -> float:
         """How long a sync waits for another writer: for a slice of an upgrade, but not for another sync."""
@@ -402,11 +401,6 @@ class Session:
         built = {record.contract.fingerprint for record in records if record.role(serving) == "building"}
         for space in set(self.cache.spaces()) - built:
             self.cache.clear(space)
-
-
-def namespaces(ledger: Ledger) -> list[str]:
-    """Of every document in a version, in order."""
-    return sorted({record.namespace for record in ledger.documents().values()})
 
 
 def _stored_canaries(record: VersionRecord) -> FloatArray | None:

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 
 from tarragon.asking import Asked, Asker
-from tarragon.comparing import Query, ndcg
+from tarragon.comparing import Query
 from tarragon.contract import Prefix
 from tarragon.encoders.matryoshka import trained_lengths
 from tarragon.errors import InvalidInput
 from tarragon.identity import digest
 from tarragon.protocols import OpenVersion
 from tarragon.recipe import SearchRecipe
-from tarragon.searching import search
 from tarragon.session import Session
 from tarragon.sides import PrefixMaker, complete, shorten
 from tarragon.statistics import SpaceStatistics, fit
 from tarragon.store.trials import QUANTIZATIONS, Trials, Way, bytes_of, exact
 from tarragon.types import FloatArray, IntArray
+from tarragon.weighing import LEAST, Judged, judge
 
 FEWEST = 1_000
 """Chunks below which no first pass is made: too few to fit axes to, and at 2,067 it saves .02 ms
@@ -55,9 +55,6 @@ by up to a tenth."""
 ROUNDING = 1e-6
 """Scores that differ by no more, in proportion, are equal: they were added up in another order."""
 
-WEIGHTS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
-RESAMPLES = 2_000
-
 NOTE = "prefix spaces"
 """Note of the ledger: what may be stored of prefixes, a line each: spaces after `SPACE`, and keys of attachments."""
 
@@ -82,23 +79,6 @@ class Measured:
     recall: float
     milliseconds: float
     bytes: float
-    chosen: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """One choice of legs and weights, as judged.
-
-    Attributes:
-        recipe: In words.
-        ndcg: nDCG@10, mean over the queries.
-        difference: To the default settings: mean and its 95 % interval, by bootstrap over the queries.
-        chosen: Whether searches use it from now on.
-    """
-
-    recipe: str
-    ndcg: float
-    difference: tuple[float, float, float]
     chosen: bool = False
 
 
@@ -170,12 +150,12 @@ def tune(
         rows = np.stack([_vector(one) for one in asked]) if texts else vectors.rows[held]
         ways, prefix, axes = _first_pass(version, vectors, rows, held, target_recall, choice, said)
         said("judging legs and weights")
-        judged, chosen = _legs(session, asker, version, queries)
+        judged, chosen = judge(asker, version, queries)
         _write(session, version, prefix, axes, said)
+        search = dict(version.record.tuning.get("search", {})) if chosen is None else chosen
+        chunks = version.store.count()
     sentence = _sentence(ways, judged, target_recall, choice.first_pass)
-    found = Tuning(
-        version.store.count(), len(rows), not texts, target_recall, tuple(ways), tuple(judged), chosen, sentence
-    )
+    found = Tuning(chunks, len(rows), not texts, target_recall, tuple(ways), tuple(judged), search, sentence)
     session.catalog.update(replace(session.record(version.record.name), tuning=found.to_dict()))
     return found
 
@@ -338,80 +318,7 @@ def _fill(version: OpenVersion, prefix: Prefix, axes: SpaceStatistics | None, sa
     version.store.flush()
 
 
-# --- legs and weights -------------------------------------------------------------------------------------------------
-def _legs(
-    session: Session, asker: Asker, version: OpenVersion, queries: Sequence[Query]
-) -> tuple[list[Judged], dict[str, Any]]:
-    labelled = [(text, frozenset(relevant)) for text, relevant in (q for q in queries if not isinstance(q, str))]
-    asked = [(text, relevant, "") for text, relevant in labelled] or _sentences(version)
-    if len(asked) < 2 * K:
-        return [], {}
-    tried = list(_recipes(version))
-    scores = [_scores(asker, version, asked, recipe) for recipe, _ in tried]
-    differences = [_interval(row - scores[0]) for row in scores]
-    best = max(range(len(tried)), key=lambda place: (differences[place][1], -place))
-    chosen = best if differences[best][1] > 0 else 0
-    judged = [
-        Judged(_recipe_words(settings), float(row.mean()), difference, place == chosen)
-        for place, ((_, settings), row, difference) in enumerate(zip(tried, scores, differences, strict=True))
-    ]
-    return judged, tried[chosen][1]
-
-
-def _recipes(version: OpenVersion) -> Iterator[tuple[SearchRecipe, dict[str, Any]]]:
-    """First the default; then single legs, then weights, with each choice of words that the index has."""
-    has_sparse = version.record.contract.side("sparse") is not None
-    settings: list[dict[str, Any]] = [{}, {"mode": "dense"}, {"mode": "lexical"}]
-    settings += [{"mode": "sparse"}] if has_sparse else []
-    for words in ("bm25", "sparse", "both") if has_sparse else (None,):
-        named = {} if words is None else {"words": words}
-        settings += [{**named, "fusion": "calibrated", "dense_weight": weight} for weight in WEIGHTS]
-        settings += [{**named, "fusion": "dbsf"}, {**named, "fusion": "rrf"}]
-    for one in settings:
-        yield SearchRecipe(**one), one
-
-
-def _recipe_words(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in settings.items()) or "the default"
-
-
-def _scores(
-    asker: Asker, version: OpenVersion, asked: Sequence[tuple[str, frozenset[str], str]], recipe: SearchRecipe
-) -> np.ndarray[Any, Any]:
-    """nDCG@10 of each query, a document standing where its best chunk stands."""
-    found = []
-    put = asker.ask(version, [text for text, _, _ in asked], recipe)
-    for one, (text, relevant, but) in zip(put, asked, strict=True):
-        request = one.request(5 * K, None, recipe)
-        hits = [found.hit for found in search(version, request, 5 * K, recipe, query=text, spread=one.spread)]
-        keys = [hit.document_id for hit in hits] if not but else [hit.chunk_id for hit in hits if hit.chunk_id != but]
-        found.append(ndcg(list(dict.fromkeys(keys)), relevant))
-    return np.array(found)
-
-
-def _sentences(version: OpenVersion) -> list[tuple[str, frozenset[str], str]]:
-    """The middle sentence of passages, each to find the other passages of its document; the passage itself left out."""
-    ids = sorted(version.store.ids())
-    chosen = ids[:: max(1, len(ids) // ASKED)][:ASKED]
-    payloads = version.store.payloads(chosen)
-    asked = []
-    for id_ in chosen:
-        if id_ in payloads:
-            others = {str(chunk.id) for chunk in version.ledger.chunks(payloads[id_]["document_id"])} - {str(id_)}
-            content = payloads[id_]["content"][payloads[id_]["offset"] :]
-            sentences = [part.strip() for part in content.replace("\n", " ").split(". ") if len(part.strip()) > 20]
-            if others and sentences:
-                asked.append((sentences[len(sentences) // 2][:300], frozenset(others), str(id_)))
-    return asked
-
-
-def _interval(differences: np.ndarray[Any, Any]) -> tuple[float, float, float]:
-    """Mean of paired differences and its 95 % interval, by bootstrap with a fixed seed."""
-    picks = np.random.default_rng(0).integers(0, len(differences), (RESAMPLES, len(differences)))
-    low, high = np.percentile(differences[picks].mean(axis=1), [2.5, 97.5])
-    return float(differences.mean()), float(low), float(high)
-
-
+# --- telling ----------------------------------------------------------------------------------------------------------
 def _sentence(ways: Sequence[Measured], judged: Sequence[Judged], target: float, wanted: bool | None) -> str:
     full, way = ways[0], next(one for one in ways if one.chosen)
     if way is full:
@@ -428,6 +335,8 @@ def _sentence(ways: Sequence[Measured], judged: Sequence[Judged], target: float,
             f", nDCG@10 {recipe.ndcg:.3f}, {mean:+.3f} ({low:+.3f} to {high:+.3f})" if recipe is not judged[0] else ""
         )
         parts.append(f"legs and weights: {recipe.recipe}{gain}")
+    else:
+        parts.append(f"legs and weights stay: fewer than {LEAST} questions to judge them by")
     return "; ".join(parts)
 
 

@@ -9,12 +9,13 @@ from tarragon import canaries
 from tarragon.contract import VersionRecord
 from tarragon.errors import InvalidInput, NotReady, RecipeMismatch
 from tarragon.identity import DocumentState
+from tarragon.measures import namespaces
 from tarragon.planning import exceeds
 from tarragon.plans import make_plan
 from tarragon.protocols import DenseEncoder, OpenVersion, Source
 from tarragon.recipe import IndexRecipe
 from tarragon.reports import Change, Plan, SyncReport, VersionInfo
-from tarragon.session import Session, namespaces, same_canaries
+from tarragon.session import Session, same_canaries
 from tarragon.syncing import Budget
 from tarragon.updating import Callback, Scope, plan_new, sync_version
 

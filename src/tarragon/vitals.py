@@ -253,7 +253,7 @@ def recall(vitals: Vitals) -> Iterator[Result]:
     prefix, chunks = vitals.version.record.prefix, vitals.store.count()
     if prefix is None:
         return
-    axes = vitals.session.measures.axes(vitals.version)
+    axes = vitals.session.measures.axes(vitals.version, prefix)
     if prefix.rotation and axes is None:
         sentence = "the axes of the first pass are gone, so that searches go without it"
         yield Finding("prefix recall", "warning", sentence, "tune again: Index.tune")

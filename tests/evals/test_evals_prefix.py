@@ -10,7 +10,7 @@ from evals import prefix
 from evals.beir import Questions
 from evals.fusions import names
 from evals.prefix import evaluate, nearest, recalls, shared, some, tables
-from tarragon import tuning
+from tarragon import requests, tuning
 from tarragon.testing import WordEncoder
 
 
@@ -57,6 +57,7 @@ def test_some_queries_are_drawn_by_a_fixed_seed_and_keep_their_order() -> None:
 
 def test_a_set_is_measured_through_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "FEWEST", 100)
+    monkeypatch.setattr(requests, "FIRST_DEPTH", 20)
     monkeypatch.setattr(prefix, "CHOSEN", 8)
     monkeypatch.setattr(prefix, "LENGTHS", (8, 16))
     monkeypatch.setattr(prefix, "CANDIDATES", 20)

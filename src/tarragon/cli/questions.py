@@ -18,7 +18,7 @@ from tarragon.receipts import Hits
 from tarragon.recipe import Fusion, IndexRecipe, Mode, RerankStep, SearchRecipe, Words
 from tarragon.types import Hit, OnStale
 
-_SETTINGS = ("words", "fusion", "depth", "min_score", "per_document", "diversity", "rerank_budget_ms")
+_SETTINGS = ("words", "fusion", "dense_weight", "depth", "min_score", "per_document", "diversity", "rerank_budget_ms")
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -66,6 +66,7 @@ def _add_asking(made: argparse.ArgumentParser) -> None:
     how = made.add_argument_group("how to search; by default as the index was tuned")
     how.add_argument("--words", choices=get_args(Words), help="legs by words")
     how.add_argument("--fusion", choices=get_args(Fusion))
+    how.add_argument("--dense-weight", type=float, metavar="SHARE", help="share of the dense leg, 0 to 1")
     how.add_argument("--depth", type=int, metavar="N", help="candidates of each leg")
     how.add_argument("--min-score", type=float, metavar="X", help="leave out what scores less (calibrated fusion)")
     how.add_argument("--per-document", type=int, metavar="N", help="most passages of one document")
@@ -162,8 +163,12 @@ def _recipe(index: Index, options: argparse.Namespace) -> SearchRecipe | None:
     if not given:
         return None
     tuned = _tuned(index)
-    if "fusion" in given:
+    if {"fusion", "min_score"} & set(given):
         tuned.pop("dense_weight", None)  # it was judged with another fusion
+    if {"fusion", "words", "dense_weight"} & set(given):
+        tuned.pop("mode", None)  # with a single leg these would say nothing
+    if "min_score" in given:
+        tuned.pop("fusion", None)
     return SearchRecipe(**{**tuned, **given})
 
 
