@@ -28,6 +28,9 @@ evals: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/scifact --json evals/results/scifact.json
 	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/squad11-dev --json evals/results/squad11-dev.json
 	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/awsdocs-3k --chunked --json evals/results/awsdocs-3k.json
+	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.prefix $(DATA)/scifact $(DATA)/squad11-dev --json evals/results/prefix.json
+	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.fusions $(DATA)/scifact $(DATA)/squad11-dev $(DATA)/cosqa $(DATA)/xquad/en \
+		$(DATA)/chunking-evaluation $(DATA)/awsdocs-3k --chunked awsdocs-3k --json evals/results/fusions.json
 
 # Speed against peers in one run; see benchmarks/README.md.
 bench: .venv/bench
@@ -35,6 +38,7 @@ bench: .venv/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.encoder
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.ingest $(DATA)/awsdocs-3k/corpus.jsonl --limit-chunks 1000
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.query $(DATA)/awsdocs-3k/corpus.jsonl
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.reading $(DATA)/awsdocs-3k/corpus.jsonl --queries $(DATA)/squad11-dev/queries.jsonl
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.freshness $(DATA)/awsdocs-3k/corpus.jsonl
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.edits $(DATA)/fastapi-docs
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.unchanged
