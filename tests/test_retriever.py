@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -525,3 +526,37 @@ def test_what_is_no_query_is_an_error_of_ours(retriever: Retriever) -> None:
             retriever.retrieve(query)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="list of queries"):
         retriever.retrieve_batch("one text")
+
+
+def test_warming_up_takes_what_is_loaded_out_of_the_collectors_sight(retriever: Retriever) -> None:
+    gc.unfreeze()
+    try:
+        retriever.warm_up(freeze=False)
+        assert gc.get_freeze_count() == 0
+        retriever.warm_up()
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
+
+
+def test_questions_that_are_asked_differently_get_their_own_answers(retriever: Retriever) -> None:
+    async def ask() -> list[Hits]:
+        asked = [
+            retriever.aretrieve(f"{QUESTION} {n}", 1 + n % 3, filter={"tenant": TENANTS[n % 2]}) for n in range(60)
+        ]
+        return list(await asyncio.gather(*asked))
+
+    for n, hits in enumerate(asyncio.run(ask())):
+        assert tenants(hits) <= {TENANTS[n % 2]}
+        assert list(hits) == list(retriever.retrieve(f"{QUESTION} {n}", 1 + n % 3, filter={"tenant": TENANTS[n % 2]}))
+
+
+def test_one_question_that_fails_does_not_fail_the_others(retriever: Retriever) -> None:
+    async def ask() -> list[Any]:
+        vectors = [None, np.zeros(3, dtype=np.float32), None]  # of another length than the index's
+        asked = [retriever.aretrieve(QUESTION, vector=vector) for vector in vectors]
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    first, second, third = asyncio.run(ask())
+    assert isinstance(second, InvalidInput)
+    assert list(first) == list(third) == list(retriever.retrieve(QUESTION))
