@@ -560,3 +560,12 @@ def test_one_question_that_fails_does_not_fail_the_others(retriever: Retriever) 
     first, second, third = asyncio.run(ask())
     assert isinstance(second, InvalidInput)
     assert list(first) == list(third) == list(retriever.retrieve(QUESTION))
+
+
+def test_a_closed_retriever_says_so_and_keeps_nobody_waiting(index: Index) -> None:
+    made = Retriever(index)
+    assert asyncio.run(made.aretrieve(QUESTION))
+    made.close()
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="closed"):
+            asyncio.run(asyncio.wait_for(made.aretrieve(QUESTION), 5))

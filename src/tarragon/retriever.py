@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import gc
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -305,6 +306,7 @@ class _Desk:
         self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="tarragon desk")
         self._lock = threading.Lock()
         self._waiting: dict[tuple[int, str, SearchRecipe | None], list[_Asked]] = {}
+        self._is_closed = False
 
     async def ask(
         self, query: str, vector: FloatArray | None, way: _Way, together: Callable[[Sequence[_Asked], _Way], list[Hits]]
@@ -313,6 +315,8 @@ class _Desk:
 
         asked = _Asked(query, vector, Future())
         with self._lock:
+            if self._is_closed:
+                raise InvalidInput("this retriever was closed, or the one that it is a scope of; make a new one")
             line = self._waiting.setdefault(way.key, [])
             line.append(asked)
             is_first = len(line) == 1
@@ -329,26 +333,33 @@ class _Desk:
                 self._waiting[way.key] = later
         if later:
             self._threads.submit(self._serve, way, together)
-        for part in self._answered(now, way, together):
-            part()
+        self._answer(now, way, together)
 
-    def _answered(
+    def _answer(
         self, asked: Sequence[_Asked], way: _Way, together: Callable[[Sequence[_Asked], _Way], list[Hits]]
-    ) -> Iterator[Callable[[], None]]:
-        """What sets each answer. If they fail together, each is asked alone, so that one does not fail the others."""
+    ) -> None:
+        """All together. If they fail, each is asked alone, so that one does not fail the others."""
         try:
             found = together(asked, way)
         except BaseException as error:
             if len(asked) == 1:
-                yield partial(_set, asked[0].answer, None, error)
+                _set(asked[0].answer, None, error)
             else:
                 for one in asked:
-                    yield from self._answered([one], way, together)
+                    self._answer([one], way, together)
         else:
             for one, hits in zip(asked, found, strict=True):
-                yield partial(_set, one.answer, hits, None)
+                _set(one.answer, hits, None)
 
     def close(self) -> None:
+        """Answer what waits, and take nothing more."""
+        with self._lock:
+            self._is_closed = True
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    break
+            time.sleep(0.01)
         self._threads.shutdown()
 
 
