@@ -245,8 +245,3 @@ class Index(SearchableIndex):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _same_model(first: IndexRecipe, second: IndexRecipe) -> bool:
-    settings = ("model", "document_prompt", "dimensions")
-    return all(getattr(first, name) == getattr(second, name) for name in settings)

@@ -20,6 +20,18 @@ from tarragon.protocols import LateEncoder, SideSpace, SideVector, SparseEncoder
 from tarragon.statistics import fit
 from tarragon.types import FloatArray, SparseVector
 
+PAGE = 500
+"""Chunks that are completed at once."""
+
+SAMPLE = 4_096
+"""Chunks that statistics are made from: those with the least ids, which are as good as drawn at random."""
+
+FEWEST = 64
+"""Chunks from which statistics are made; of fewer they would say little."""
+
+Sides = dict[str, dict[bytes, SideVector]]
+"""By space, by chunk hash."""
+
 
 class SideMaker(Protocol):
     """Makes the vectors of one space."""
@@ -143,16 +155,6 @@ def shorten(vectors: FloatArray, prefix: Prefix, axes: FloatArray | None) -> Flo
     return np.ascontiguousarray(short, dtype=np.float32)
 
 
-PAGE = 500
-"""Chunks that are completed at once."""
-
-SAMPLE = 4_096
-"""Chunks that statistics are made from: those with the least ids, which are as good as drawn at random."""
-
-FEWEST = 64
-"""Chunks from which statistics are made; of fewer they would say little."""
-
-
 def sample_statistics(store: Store) -> str:
     """The statistics of the dense vectors, packed; empty if there are too few.
 
@@ -163,10 +165,6 @@ def sample_statistics(store: Store) -> str:
     ids = sorted(islice(store.ids(), SAMPLE))
     vectors = store.vectors(ids)
     return fit(np.stack([vectors[id_] for id_ in ids if id_ in vectors])).pack()
-
-
-Sides = dict[str, dict[bytes, SideVector]]
-"""By space, by chunk hash."""
 
 
 def complete(store: Store, makers: Sequence[SideMaker], on_chunks: Callable[[int], None] = lambda _: None) -> int:
@@ -190,8 +188,7 @@ def complete(store: Store, makers: Sequence[SideMaker], on_chunks: Callable[[int
             vectors = maker.make(texts, dense)
             store.set_sides(maker.space, {UUID(bytes=key): vector for key, vector in vectors.items()})
             made += len(vectors)
-    if made:
-        store.flush()
+    store.flush()
     return made
 
 

@@ -315,7 +315,6 @@ def _fill(version: OpenVersion, prefix: Prefix, axes: SpaceStatistics | None, sa
         version.ledger.attach(prefix.rotation, axes.pack())
     maker = PrefixMaker(prefix, None if axes is None else axes.axes)
     complete(version.store, [maker], lambda left: said(f"writing {left:,} short vectors"))
-    version.store.flush()
 
 
 # --- telling ----------------------------------------------------------------------------------------------------------

@@ -45,11 +45,8 @@ class Tokenizer(Protocol):
         ...
 
 
-class DenseEncoder(Protocol):
-    """Text → one vector.
-
-    The same text gives the same row (cosine ≥ .99999) in any batch and any order.
-    """
+class Model(Protocol):
+    """What every encoder says of itself."""
 
     @property
     def name(self) -> str:
@@ -60,6 +57,18 @@ class DenseEncoder(Protocol):
     def device(self) -> str:
         """Where it really runs."""
         ...
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Everything that changes a document's vectors, and nothing else: see `tarragon.identity.fingerprint`."""
+        ...
+
+
+class DenseEncoder(Model, Protocol):
+    """Text → one vector.
+
+    The same text gives the same row (cosine ≥ .99999) in any batch and any order.
+    """
 
     @property
     def dimensions(self) -> int:
@@ -74,11 +83,6 @@ class DenseEncoder(Protocol):
     @property
     def tokenizer(self) -> Tokenizer:
         """Counts in its tokens."""
-        ...
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Everything that changes a document's vector, and nothing else: see `tarragon.identity.fingerprint`."""
         ...
 
     def encode_documents(self, inputs: Sequence[EncoderInput]) -> Embeddings:
@@ -105,23 +109,8 @@ class SparseEmbeddings:
     truncated: int
 
 
-class SparseEncoder(Protocol):
+class SparseEncoder(Model, Protocol):
     """Text → weights of few terms out of many, such as SPLADE. Two texts are compared by the dot product."""
-
-    @property
-    def name(self) -> str:
-        """For people; no part of the identity."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Where it really runs."""
-        ...
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Everything that changes a document's vector, and nothing else: see `tarragon.identity.fingerprint`."""
-        ...
 
     def encode_documents(self, texts: Sequence[str]) -> SparseEmbeddings:
         """One vector per text; a value may be NaN if the model gave NaN: the caller decides."""
@@ -147,29 +136,14 @@ class LateEmbeddings:
     truncated: int
 
 
-class LateEncoder(Protocol):
+class LateEncoder(Model, Protocol):
     """Text → one vector a token, such as ColBERT. Two texts are compared by MaxSim: Σ over the query's tokens of the
     largest dot product with any of the document's.
     """  # noqa: D205
 
     @property
-    def name(self) -> str:
-        """For people; no part of the identity."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Where it really runs."""
-        ...
-
-    @property
     def dimensions(self) -> int:
         """Length of each vector."""
-        ...
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """Everything that changes a document's vectors, and nothing else: see `tarragon.identity.fingerprint`."""
         ...
 
     def encode_documents(self, texts: Sequence[str]) -> LateEmbeddings:

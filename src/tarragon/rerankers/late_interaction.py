@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from tarragon.errors import RerankingFailed
+from tarragon.interaction import maxsim
 from tarragon.protocols import LateEncoder, RerankScores
 from tarragon.rerankers.batching import groups, never
 from tarragon.rerankers.memo import Memo
@@ -74,6 +73,4 @@ def mean_max_sim(question: FloatArray, passages: Sequence[FloatArray]) -> list[f
         question: Shape ``(tokens, dimensions)``, at least one.
         passages: Each of shape ``(its tokens, dimensions)``, at least one.
     """
-    starts = np.cumsum([0, *(len(vectors) for vectors in passages[:-1])])
-    similar = question @ np.concatenate(list(passages)).T
-    return [float(score) for score in np.maximum.reduceat(similar, starts, axis=1).mean(axis=0, dtype=np.float64)]
+    return [maxsim(question, vectors) / len(question) for vectors in passages]
