@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import contextvars
 import gc
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from tarragon.around import Passage
+from tarragon.desk import Desk, Waiting, Way
 from tarragon.errors import InvalidInput
 from tarragon.explaining import WhyNot
 from tarragon.index import Index
 from tarragon.receipts import Hits
 from tarragon.recipe import SearchRecipe
 from tarragon.types import FloatArray, Hit, OnStale
-
-WORKERS = 2
-"""Threads that answer what an event loop asks: one is in the model while the other is in the engine. More would only
-wait for the interpreter's lock, and keep the loop waiting for it too: 160 ms with 32 threads."""
-
-TOGETHER = 16
-"""Questions that a worker answers at once: they share a run of the model, and none waits long for the others."""
 
 T = TypeVar("T")
 
@@ -86,7 +77,7 @@ class Retriever:
         self._own = Scope([filter] if filter is not None else [])
         self._entered: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("tarragon scope", default=None)
         self._threads = ThreadPoolExecutor(thread_name_prefix="tarragon retriever")
-        self._desk = _Desk()
+        self._desk = Desk()
 
     # --- asking -------------------------------------------------------------------------------------------------------
     def retrieve(
@@ -143,10 +134,10 @@ class Retriever:
             return await self._off_the_loop(
                 partial(self.retrieve, query, k, filter=filter, recipe=recipe, vector=vector)
             )
-        way = _Way(k, self._confined(filter), recipe)
+        way = Way(k, self._confined(filter), recipe)
         return await self._desk.ask(query, vector, way, self._together)
 
-    def _together(self, asked: Sequence[_Asked], way: _Way) -> list[Hits]:
+    def _together(self, asked: Sequence[Waiting], way: Way) -> list[Hits]:
         return self.index.search_batch(
             [one.query for one in asked],
             way.k,
@@ -277,95 +268,3 @@ def _fixed(filter: Mapping[str, Any]) -> set[str]:
             )
             fixed |= {key} if is_one and value is not None else set()
     return fixed
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """How a question is asked. Those that are asked alike can be answered together."""
-
-    k: int
-    filter: Mapping[str, Any] | None
-    recipe: SearchRecipe | None
-
-    @property
-    def key(self) -> tuple[int, str, SearchRecipe | None]:
-        return self.k, repr(self.filter), self.recipe
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    query: str
-    vector: FloatArray | None
-    answer: Future[Hits]
-
-
-class _Desk:
-    """Where questions of event loops wait, each with those that are asked alike, for one of a few threads."""
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="tarragon desk")
-        self._lock = threading.Lock()
-        self._waiting: dict[tuple[int, str, SearchRecipe | None], list[_Asked]] = {}
-        self._is_closed = False
-
-    async def ask(
-        self, query: str, vector: FloatArray | None, way: _Way, together: Callable[[Sequence[_Asked], _Way], list[Hits]]
-    ) -> Hits:
-        import asyncio
-
-        asked = _Asked(query, vector, Future())
-        with self._lock:
-            if self._is_closed:
-                raise InvalidInput("this retriever was closed, or the one that it is a scope of; make a new one")
-            line = self._waiting.setdefault(way.key, [])
-            line.append(asked)
-            is_first = len(line) == 1
-        if is_first:
-            self._threads.submit(self._serve, way, together)
-        return await asyncio.wrap_future(asked.answer)
-
-    def _serve(self, way: _Way, together: Callable[[Sequence[_Asked], _Way], list[Hits]]) -> None:
-        """Answer the first of a line together; others that stand in it, or join it meanwhile, are served next."""
-        with self._lock:
-            line = self._waiting.pop(way.key, [])
-            now, later = line[:TOGETHER], line[TOGETHER:]
-            if later:
-                self._waiting[way.key] = later
-        if later:
-            self._threads.submit(self._serve, way, together)
-        self._answer(now, way, together)
-
-    def _answer(
-        self, asked: Sequence[_Asked], way: _Way, together: Callable[[Sequence[_Asked], _Way], list[Hits]]
-    ) -> None:
-        """All together. If they fail, each is asked alone, so that one does not fail the others."""
-        try:
-            found = together(asked, way)
-        except BaseException as error:
-            if len(asked) == 1:
-                _set(asked[0].answer, None, error)
-            else:
-                for one in asked:
-                    self._answer([one], way, together)
-        else:
-            for one, hits in zip(asked, found, strict=True):
-                _set(one.answer, hits, None)
-
-    def close(self) -> None:
-        """Answer what waits, and take nothing more."""
-        with self._lock:
-            self._is_closed = True
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    break
-            time.sleep(0.01)
-        self._threads.shutdown()
-
-
-def _set(answer: Future[Hits], hits: Hits | None, error: BaseException | None) -> None:
-    if answer.set_running_or_notify_cancel():
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(hits if hits is not None else Hits())
