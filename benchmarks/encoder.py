@@ -24,7 +24,8 @@ import numpy as np
 from benchmarks.peers import Peer, default_peer, least_cosine, load_peers, required_cosine
 from benchmarks.report import add_common_options, agreement, markdown_table, publish, spread_dict
 from benchmarks.timing import Spread, interleave
-from tarragon.encoders.sentence_transformers import TOKEN_BUDGET, SentenceTransformerEncoder
+from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
+from tarragon.encoders.token_batches import TOKEN_BUDGET
 from tarragon.protocols import EncoderInput
 
 BATCHES = (8, 16, 32, 64, 128, 256)

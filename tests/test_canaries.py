@@ -74,7 +74,7 @@ def changed(change: Callable[[SentenceTransformerEncoder], object], **settings: 
 
 def limited(tokens: int) -> Callable[[SentenceTransformerEncoder], object]:
     def change(encoder: SentenceTransformerEncoder) -> None:
-        encoder._limit = encoder._model.max_seq_length = tokens
+        encoder._limit = encoder._batches._limit = encoder._model.max_seq_length = tokens
 
     return change
 

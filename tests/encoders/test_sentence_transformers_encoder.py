@@ -15,7 +15,8 @@ from tiny_models import CORPUS, make_model
 
 from tarragon.chunking import Chunker
 from tarragon.encoders.bundled import bundled_model_path
-from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder, choose_device
+from tarragon.encoders.library import choose_device
+from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
 from tarragon.errors import DeviceUnavailable, EncodingFailed, ModelNotFound
 from tarragon.identity import fingerprint
 from tarragon.protocols import EncoderInput

@@ -25,8 +25,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from tarragon.encoders.joint_spaces import Facet, JointLate, JointParts, JointSparse, Memo
 from tarragon.encoders.late import token_vectors
-from tarragon.encoders.sentence_transformers import TOKEN_BUDGET, _quiet, _weights_digest, choose_device
-from tarragon.encoders.token_batches import Rows, TokenBatches, pad_rows, usable_positions
+from tarragon.encoders.library import choose_device, quiet, weights_digest
+from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, pad_rows, usable_positions
 from tarragon.encoders.tokens import FastTokenizer
 from tarragon.errors import ModelNotFound
 from tarragon.protocols import Embeddings, EncoderInput
@@ -113,7 +113,7 @@ class JointEncoder:
             self._identity = {
                 "schema": "1",
                 "behaviour": str(BEHAVIOUR_REVISION),
-                "weights": _weights_digest(self.name),
+                "weights": weights_digest(self.name),
                 "tokenizer": sha256(self.tokenizer.definition.encode()).hexdigest(),
                 "max_tokens": str(self._limit),
                 "model": json.dumps({key: config[key] for key in sorted(config) if key not in volatile}),
@@ -250,7 +250,7 @@ def _load(path: str, device: str) -> tuple[Any, Any]:
     try:
         if not Path(path).is_dir():
             raise OSError("there is no such folder")
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
             if not tokenizer.is_fast:
                 raise OSError("it has no fast tokenizer (tokenizer.json)")

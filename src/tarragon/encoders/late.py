@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sentence_transformers import MultiVectorEncoder
 
-from tarragon.encoders.sentence_transformers import choose_device
+from tarragon.encoders.library import choose_device
 from tarragon.encoders.side_model import SideModel, Task, load_library
 from tarragon.encoders.token_batches import Rows
 from tarragon.errors import ModelNotFound

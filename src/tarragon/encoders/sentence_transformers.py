@@ -12,47 +12,35 @@ configured "passage" prompt, and both methods the default prompt; here they are 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from transformers.utils import logging as transformers_logging
 
-from tarragon.encoders.bundled import NAME, bundled_model_path, file_sha256
-from tarragon.encoders.heap import release_free_memory
-from tarragon.encoders.prompts import Prompts, family_prompts
-from tarragon.encoders.tokens import FastTokenizer
-from tarragon.errors import DeviceUnavailable, EncodingFailed, ModelNotFound
+from tarragon.encoders.bundled import NAME, bundled_model_path
+from tarragon.encoders.library import (
+    PROBES,
+    choose_device,
+    module_identity,
+    prompts_of,
+    quiet,
+    same_but_padding,
+    similarity_of,
+    tokenizer_of,
+    weights_digest,
+)
+from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, pad_rows
+from tarragon.errors import ModelNotFound
 from tarragon.protocols import Embeddings, EncoderInput
 from tarragon.recipe import BUNDLED
 from tarragon.types import FloatArray, IntArray
 
 BEHAVIOUR_REVISION = 1
 """Raised when this file changes the vectors it makes."""
-
-TOKEN_BUDGET = {"cpu": 2_048, "cuda": 65_536, "mps": 8_192}
-"""Tokens in a batch. CPU: best of 512 to 16,384 for MiniLM on two cores (``benchmarks.encoder --sweep``). CUDA: from
-the launch cost against the arithmetic of a small model; not measured. MPS: a guess between the two, not measured."""
-
-WIDTH_STEP = 8
-"""Batches are padded to a multiple of this, so that they come in few shapes, for each of which torch prepares anew."""
-
-RELEASE_EVERY = 4
-"""Batches on the CPU between giving freed memory back."""
-
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-_PROBES = ("A short probe.", "Ünïcode, naïve — 漢字かな مرحبا", "x = f(a_b)[0]  # code\n\tindented")
-_VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
-_Rows = NDArray[np.int64]
-_log = logging.getLogger(__name__)
 
 
 class SentenceTransformerEncoder:
@@ -85,14 +73,15 @@ class SentenceTransformerEncoder:
         self.name = NAME if bundled else path
         self._model = _load(path, self.device)
         self._folder = path
-        prompts = _prompts(self._model, self.name)
+        prompts = prompts_of(self._model, self.name)
         self.query_prompt = prompts.query
         self.document_prompt = prompts.document if document_prompt is None else document_prompt
-        self._similarity = _similarity(self._model, self.name)
-        self._budget = token_budget or TOKEN_BUDGET[self.device.split(":")[0]]
+        self._similarity = similarity_of(self._model, self.name)
         self.dimensions = _dimensions(self._model, dimensions, self.name)
-        self.tokenizer = _tokenizer(self._model, self.name)
+        self.tokenizer = tokenizer_of(self._model, self.name)
         self._limit = _length_limit(self._model)
+        budget = token_budget or TOKEN_BUDGET[self.device.split(":")[0]]
+        self._batches = TokenBatches(self.device, budget, self._limit)
         self._takes_ids = self._accepts_own_ids()
         special = len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
         self.max_tokens = self._limit - special - self._prompt_length(self.document_prompt)
@@ -107,13 +96,13 @@ class SentenceTransformerEncoder:
             "schema": "1",
             "kind": "dense",
             "behaviour": str(BEHAVIOUR_REVISION),
-            "weights": _weights_digest(self._folder),
+            "weights": weights_digest(self._folder),
             "tokenizer": sha256(self.tokenizer.definition.encode()).hexdigest(),
             "max_tokens": str(self._limit),
             "padding": str(getattr(self._model.tokenizer, "padding_side", "right")),
             "truncation": str(getattr(self._model.tokenizer, "truncation_side", "right")),
             "document_prompt": self.document_prompt,
-            "modules": json.dumps([_module_identity(module) for module in self._model], sort_keys=True),
+            "modules": json.dumps([module_identity(module) for module in self._model], sort_keys=True),
             "normalisation": "unit" if self._similarity == "cosine" else "none",
             "dimensions": str(self.dimensions),
             "numeric": "float",
@@ -134,14 +123,11 @@ class SentenceTransformerEncoder:
         lengths = np.array([min(len(ids), self._limit) for ids in sequences], dtype=np.int64)
         vectors = np.empty((len(inputs), self.dimensions), dtype=np.float32)
 
-        def run(batch: _Rows) -> None:
+        def run(batch: Rows) -> None:
             features = self._features([sequences[i] for i in batch], [inputs[i].text for i in batch], prompt, task)
             vectors[batch] = self._forward(features, task)
 
-        for number, batch in enumerate(self._batches(lengths), start=1):
-            self._run_halving(run, batch)
-            if self.device == "cpu" and number % RELEASE_EVERY == 0:
-                release_free_memory()
+        self._batches.run(lengths, run)
         return Embeddings(vectors, int(lengths.sum()), sum(len(ids) for ids in sequences) - int(lengths.sum()))
 
     def _sequences(self, inputs: Sequence[EncoderInput], prompt: str) -> list[IntArray]:
@@ -157,51 +143,17 @@ class SentenceTransformerEncoder:
         is_fresh = set(fresh)
         return [np.concatenate([begin if i in is_fresh else prompted, row, end]) for i, row in enumerate(ids)]
 
-    def _batches(self, lengths: _Rows) -> Iterator[_Rows]:
-        """Longest first, so that memory peaks at once; each batch within the budget, or one text."""
-        order = np.argsort(-lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            size = max(1, self._budget // self._width(int(lengths[order[start]])))
-            yield order[start : start + size]
-            start += size
-
-    def _width(self, length: int) -> int:
-        """Padded length of a batch: rounded up, so that batches come in few shapes."""
-        return min(-(-max(1, length) // WIDTH_STEP) * WIDTH_STEP, self._limit)
-
-    def _run_halving(self, run: Callable[[_Rows], None], batch: _Rows) -> None:
-        """Run a batch; where the device has too little memory for it, run its halves, and keep the smaller budget."""
-        try:
-            run(batch)
-            return
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if len(batch) == 1:
-                raise EncodingFailed(f"{self.device} has too little memory for a single text: {error}") from error
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
-        self._budget = max(1, self._budget // 2)
-        _log.warning("out of memory on %s: continuing with %d tokens a batch", self.device, self._budget)
-        middle = len(batch) // 2
-        self._run_halving(run, batch[:middle])
-        self._run_halving(run, batch[middle:])
-
     def _features(self, rows: list[IntArray], texts: list[str], prompt: str, task: str) -> dict[str, Any]:
         if not self._takes_ids:
             return dict(self._model.preprocess(texts, prompt=prompt or None, task=task))
         tail = len(self.tokenizer.suffix)
-        width = self._width(max(len(row) for row in rows))
-        pad = self._model.tokenizer.pad_token_id or 0
-        ids = np.full((len(rows), width), pad, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        left = self._model.tokenizer.padding_side == "left"
-        for i, row in enumerate(rows):
-            if len(row) > width:
-                row = np.concatenate([row[: width - tail], row[len(row) - tail :]])
-            place = slice(width - len(row), width) if left else slice(0, len(row))
-            ids[i, place], mask[i, place] = row, 1
+        ids, mask = pad_rows(
+            rows,
+            self._batches.width(max(len(row) for row in rows)),
+            pad=self._model.tokenizer.pad_token_id or 0,
+            tail=tail,
+            left=self._model.tokenizer.padding_side == "left",
+        )
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
     def _forward(self, features: dict[str, Any], task: str) -> FloatArray:
@@ -231,45 +183,22 @@ class SentenceTransformerEncoder:
         if excludes_prompt or cuts_left or getattr(first, "query_expansion", None):
             return False
         for prompt in {self.document_prompt, self.query_prompt}:
-            theirs = self._model.preprocess(list(_PROBES), prompt=prompt or None)
+            theirs = self._model.preprocess(list(PROBES), prompt=prompt or None)
             self._takes_ids = True
             ours = self._features(
-                self._sequences([EncoderInput(text) for text in _PROBES], prompt), list(_PROBES), prompt, ""
+                self._sequences([EncoderInput(text) for text in PROBES], prompt), list(PROBES), prompt, ""
             )
-            same = [_same_but_padding(theirs[key].cpu(), ours[key], ours["attention_mask"]) for key in ours]
+            same = [same_but_padding(theirs[key].cpu(), ours[key], ours["attention_mask"]) for key in ours]
             extra = set(theirs) - set(ours) - {"token_type_ids", "modality", "prompt_length"}
             if not all(same) or extra or bool(torch.any(theirs.get("token_type_ids", torch.zeros(1)) != 0)):
                 return False
         return True
 
 
-def _same_but_padding(theirs: torch.Tensor, ours: torch.Tensor, mask: torch.Tensor) -> bool:
-    """Whether our features are theirs, padded to a larger width or not."""
-    width = theirs.shape[1]
-    return torch.equal(theirs, ours[:, :width]) and not bool(mask[:, width:].any())
-
-
-def choose_device(device: str | None) -> str:
-    """The device to use: what was asked for if it is there, else an error; without a wish, CUDA, MPS or CPU."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    mps = torch.backends.mps.is_available()
-    available = ["cpu", *(["mps"] if mps else []), *(["cuda"] if count else []), *(f"cuda:{i}" for i in range(count))]
-    if device is None:
-        return "cuda" if count else "mps" if mps else "cpu"
-    if device not in available:
-        raise DeviceUnavailable(
-            f"device {device!r} is not available; this machine has {', '.join(available)}. "
-            "For CUDA, install a CUDA build of torch and check nvidia-smi; or leave out the device",
-            device=device,
-            available=available,
-        )
-    return device
-
-
 def _load(path: str, device: str) -> SentenceTransformer:
     dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
     try:
-        with _quiet():
+        with quiet():
             model = SentenceTransformer(
                 path,
                 device=device,
@@ -287,35 +216,6 @@ def _load(path: str, device: str) -> SentenceTransformer:
     return model.eval()
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar of the library while a model loads."""
-    was_on = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if was_on:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _prompts(model: SentenceTransformer, name: str) -> Prompts:
-    configured = {role: text for role, text in model.prompts.items() if text}
-    default = configured.get(model.default_prompt_name or "", "")
-    family = family_prompts(name) or Prompts("", "")
-    document = next((configured[role] for role in _DOCUMENT_PROMPTS if role in configured), None)
-    if configured:
-        return Prompts(configured.get("query", default), default if document is None else document)
-    return family
-
-
-def _similarity(model: SentenceTransformer, name: str) -> str:
-    similarity = str(model.similarity_fn_name)
-    if similarity not in ("cosine", "dot"):
-        raise ModelNotFound(f"{name} compares by {similarity!r}; only cosine and dot product can be searched")
-    return similarity
-
-
 def _dimensions(model: SentenceTransformer, wanted: int | None, name: str) -> int:
     full = model.get_embedding_dimension()
     if full is None:
@@ -325,43 +225,9 @@ def _dimensions(model: SentenceTransformer, wanted: int | None, name: str) -> in
     return wanted or full
 
 
-def _tokenizer(model: SentenceTransformer, name: str) -> FastTokenizer:
-    backend = getattr(model.tokenizer, "backend_tokenizer", model.tokenizer)
-    if not hasattr(backend, "encode_batch"):
-        raise ModelNotFound(f"{name} has no fast tokenizer (tokenizer.json), which the chunk limits are counted with")
-    return FastTokenizer(backend)
-
-
 def _length_limit(model: SentenceTransformer) -> int:
     limit = model.max_seq_length
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     positions = getattr(config, "max_position_embeddings", None)
     known = [value for value in (limit, positions) if value and value < 1_000_000]
     return int(min(known)) if known else 1_000_000
-
-
-def _module_identity(module: Any) -> dict[str, Any]:
-    if isinstance(module, Transformer):
-        config = json.loads(module.auto_model.config.to_json_string())
-        kept = {key: value for key, value in config.items() if key not in _VOLATILE}
-        return {"type": type(module.auto_model).__name__, "config": kept}
-    return {"type": type(module).__name__, "config": json.loads(json.dumps(module.get_config_dict(), default=str))}
-
-
-def _weights_digest(path: str) -> str:
-    """Of all safetensors files of the model, by their names and contents."""
-    folder = Path(path)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(path, local_files_only=True, allow_patterns=["*.safetensors"]))
-    files = sorted(folder.rglob("*.safetensors"))
-    if not files:
-        raise ModelNotFound(f"{path} has no safetensors weights; other formats can run code when they are loaded")
-    return sha256("\n".join(f"{file.relative_to(folder)} {file_sha256(file)}" for file in files).encode()).hexdigest()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(sign in str(error) for sign in ("out of memory", "not enough memory", "can't allocate memory"))

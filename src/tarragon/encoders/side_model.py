@@ -24,17 +24,16 @@ from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 from sentence_transformers.util import load_file_path
 
-from tarragon.encoders.sentence_transformers import (
-    _PROBES,
-    TOKEN_BUDGET,
-    _module_identity,
-    _prompts,
-    _quiet,
-    _same_but_padding,
-    _tokenizer,
-    _weights_digest,
+from tarragon.encoders.library import (
+    PROBES,
+    module_identity,
+    prompts_of,
+    quiet,
+    same_but_padding,
+    tokenizer_of,
+    weights_digest,
 )
-from tarragon.encoders.token_batches import Rows, TokenBatches, pad_rows, usable_positions
+from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, pad_rows, usable_positions
 from tarragon.errors import ModelNotFound
 from tarragon.types import IntArray
 
@@ -66,7 +65,7 @@ class SideModel:
 
     def __init__(self, library: Any, name: str, device: str, budget: int | None = None) -> None:
         self.name, self.device, self._library = name, device, library
-        prompts = _prompts(library, "")
+        prompts = prompts_of(library, "")
         lock = Lock()
         budget = budget or TOKEN_BUDGET[device.split(":")[0]]
         self.roles: dict[Task, Role] = {
@@ -96,7 +95,7 @@ class SideModel:
         return {
             "schema": "1",
             "kind": kind,
-            "weights": _weights_digest(self.name),
+            "weights": weights_digest(self.name),
             "tokenizer": sha256(role.tokenizer.definition.encode()).hexdigest(),
             "max_tokens": str(role.limit),
             "padding": role.side,
@@ -121,7 +120,7 @@ class Role:
     def __init__(self, library: Any, task: Task, prompt: str, settings: TokenSettings) -> None:
         self.task, self.prompt, self._library, self._lock = task, prompt, library, settings.lock
         self._module = _input_module(library, task)
-        self.tokenizer = _tokenizer(self._module, settings.name)
+        self.tokenizer = tokenizer_of(self._module, settings.name)
         self.side = str(getattr(self._module.tokenizer, "padding_side", "right"))
         self.limit = _limit(self._module, task)
         self.batches = TokenBatches(settings.device, settings.budget, self.limit)
@@ -157,14 +156,14 @@ class Role:
             return False
         if getattr(self._module, "query_expansion", None) and self.task == "query":
             return False
-        probes = [*_PROBES, *(["a long text " * self.limit] if self.limit <= _LONG_PROBE else [])]
+        probes = [*PROBES, *(["a long text " * self.limit] if self.limit <= _LONG_PROBE else [])]
         theirs, ours = self._librarys_own(probes), self._own(self.sequences(probes))
         if set(theirs) - set(ours) - {"token_type_ids", "prompt_length", "task"}:
             return False
         if bool(torch.any(theirs.get("token_type_ids", torch.zeros(1)) != 0)):
             return False
         keys = ("input_ids", "attention_mask")
-        return all(_same_but_padding(theirs[key].cpu(), ours[key], ours["attention_mask"]) for key in keys)
+        return all(same_but_padding(theirs[key].cpu(), ours[key], ours["attention_mask"]) for key in keys)
 
 
 def load_library(kind: type[Any], name: str, device: str) -> Any:
@@ -175,7 +174,7 @@ def load_library(kind: type[Any], name: str, device: str) -> Any:
     """
     dtype = torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
     try:
-        with _quiet():
+        with quiet():
             library = kind(
                 name,
                 device=device,
@@ -191,7 +190,7 @@ def load_library(kind: type[Any], name: str, device: str) -> Any:
             model=name,
         ) from error
     _check_kind(kind.model_type, name)
-    _check_formats(name)
+    check_formats(name)
     return library.eval()
 
 
@@ -219,7 +218,7 @@ def _check_kind(kind: str, name: str) -> None:
         )
 
 
-def _check_formats(name: str) -> None:
+def check_formats(name: str) -> None:
     """Refuse a module with pickled weights, which the library would read where there are no safetensors."""
     modules = load_file_path(name, "modules.json")
     folder = Path(modules).parent if modules else Path(name)
@@ -271,7 +270,7 @@ def _identity(module: Any) -> dict[str, Any]:
     if isinstance(module, SparseStaticEmbedding):  # its weights may be in a JSON file
         weights = module.weight.detach().float().cpu().numpy().tobytes()
         return {"type": type(module).__name__, "weights": sha256(weights).hexdigest()}
-    identity = _module_identity(module)
+    identity = module_identity(module)
     if isinstance(module, SpladePooling):
         identity["config"].pop("embedding_dimension", None)
     if isinstance(module, Transformer):

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from sentence_transformers import SparseEncoder
 
-from tarragon.encoders.sentence_transformers import TOKEN_BUDGET, _similarity, choose_device
+from tarragon.encoders.library import choose_device, similarity_of
 from tarragon.encoders.side_model import SideModel, Task, load_library
 from tarragon.encoders.terms import MAX_TERMS
-from tarragon.encoders.token_batches import Rows
+from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows
 from tarragon.errors import InvalidInput
 from tarragon.protocols import SparseEmbeddings
 from tarragon.types import SparseVector
@@ -55,7 +55,7 @@ class SparseTransformerEncoder:
         self.device = choose_device(device)
         self.max_terms = max_terms
         library = load_library(SparseEncoder, model, self.device)
-        self._unit = _similarity(library, model) == "cosine"
+        self._unit = similarity_of(library, model) == "cosine"
         self._model = SideModel(library, model, self.device, token_budget or _budget(library, self.device))
 
     @cached_property

@@ -11,9 +11,18 @@ import torch
 from numpy.typing import NDArray
 
 from tarragon.encoders.heap import release_free_memory
-from tarragon.encoders.sentence_transformers import RELEASE_EVERY, WIDTH_STEP, _is_out_of_memory
 from tarragon.errors import EncodingFailed
 from tarragon.types import IntArray
+
+TOKEN_BUDGET = {"cpu": 2_048, "cuda": 65_536, "mps": 8_192}
+"""Tokens in a batch. CPU: best of 512 to 16,384 for MiniLM on two cores (``benchmarks.encoder --sweep``). CUDA: from
+the launch cost against the arithmetic of a small model; not measured. MPS: a guess between the two, not measured."""
+
+WIDTH_STEP = 8
+"""Batches are padded to a multiple of this, so that they come in few shapes, for each of which torch prepares anew."""
+
+RELEASE_EVERY = 4
+"""Batches on the CPU between giving freed memory back."""
 
 Rows = NDArray[np.int64]
 """Which texts, by their place in the call; or one number for each of them."""
@@ -64,7 +73,7 @@ class TokenBatches:
             forward(batch)
             return
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
                 raise EncodingFailed(f"{self._device} has too little memory for a single text: {error}") from error
@@ -95,3 +104,10 @@ def pad_rows(rows: Sequence[IntArray], width: int, *, pad: int, tail: int, left:
         place = slice(width - len(row), width) if left else slice(0, len(row))
         ids[i, place], mask[i, place] = row, 1
     return ids, mask
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had too little memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(sign in str(error) for sign in ("out of memory", "not enough memory", "can't allocate memory"))

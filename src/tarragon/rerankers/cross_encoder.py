@@ -24,15 +24,9 @@ from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 
-from tarragon.encoders.sentence_transformers import (
-    TOKEN_BUDGET,
-    _module_identity,
-    _quiet,
-    _weights_digest,
-    choose_device,
-)
-from tarragon.encoders.side_model import _check_formats
-from tarragon.encoders.token_batches import Rows, TokenBatches
+from tarragon.encoders.library import choose_device, module_identity, quiet, weights_digest
+from tarragon.encoders.side_model import check_formats
+from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches
 from tarragon.errors import ModelNotFound, RerankingFailed
 from tarragon.protocols import RerankScores
 from tarragon.rerankers.batching import groups, never
@@ -90,13 +84,13 @@ class SentenceTransformerReranker:
             "schema": "1",
             "kind": "cross-encoder",
             "behaviour": str(BEHAVIOUR_REVISION),
-            "weights": _weights_digest(self.name),
+            "weights": weights_digest(self.name),
             "tokenizer": sha256(backend.to_str().encode()).hexdigest() if backend is not None else "",
             "chat_template": str(getattr(self._model.tokenizer, "chat_template", None) or ""),
             "max_tokens": str(self._limit),
             "activation": type(self._activation).__name__,
             "prompt": self._prompt,
-            "modules": json.dumps([_module_identity(module) for module in self._model], sort_keys=True),
+            "modules": json.dumps([module_identity(module) for module in self._model], sort_keys=True),
             "numeric": str(self._model.dtype),
         }
 
@@ -198,7 +192,7 @@ class SentenceTransformerReranker:
 
 def _load(name: str, device: str, dtype: Dtype) -> CrossEncoder:
     try:
-        with _quiet():
+        with quiet():
             model: CrossEncoder = CrossEncoder(
                 name,
                 device=device,
@@ -213,7 +207,7 @@ def _load(name: str, device: str, dtype: Dtype) -> CrossEncoder:
             "model hub, with safetensors weights and no code of its own",
             model=name,
         ) from error
-    _check_formats(name)
+    check_formats(name)
     if model.num_labels != 1:
         raise ModelNotFound(
             f"{name!r} gives a pair {model.num_labels} labels and not one score; name a model that was trained to rank",
