@@ -4,9 +4,26 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tarragon.errors import InvalidFilter
-from tarragon.filters import And, Exists, In, Not, Or, Range, matches, parse, parse_datetime, parse_path
+from tarragon.filters import (
+    And,
+    Exists,
+    Filter,
+    In,
+    Not,
+    Or,
+    Range,
+    Where,
+    has_where,
+    matches,
+    parse,
+    parse_datetime,
+    parse_path,
+    relaxed,
+)
 
 
 def utc(*parts: int) -> datetime:
@@ -278,3 +295,52 @@ def test_dates(text: str, moment: datetime) -> None:
 )  # fmt: skip
 def test_what_is_no_date(text: str) -> None:
     assert parse_datetime(text) is None
+
+
+# --- $where -----------------------------------------------------------------------------------------------------------
+def is_odd(metadata: dict[str, Any]) -> bool:
+    return metadata.get("n", 0) % 2 == 1
+
+
+def test_a_function_of_the_metadata() -> None:
+    parsed = parse({"a": 1, "$where": is_odd})
+    assert parsed == And((In(("a",), (1,)), Where(is_odd)))
+    assert [matches(parsed, {"a": 1, "n": n}) for n in range(4)] == [False, True, False, True]
+    assert matches(parse({"$not": {"$where": is_odd}}), {"n": 2})
+    assert matches(parse({"$where": lambda metadata: metadata.get("n")}), {"n": "truthy"}) is True
+
+
+@pytest.mark.parametrize("wrong", [None, True, "metadata.n > 1", {"n": 1}])
+def test_only_a_function_is_one(wrong: Any) -> None:
+    with pytest.raises(InvalidFilter, match=r"\$where takes a function"):
+        parse({"$where": wrong})
+
+
+leaves = st.sampled_from([{"a": 1}, {"a": {"$ne": 1}}, {"b": {"$exists": True}}, {"$where": is_odd}])
+specs = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map(lambda parts: {"$and": parts}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda parts: {"$or": parts}),
+        inner.map(lambda part: {"$not": part}),
+    ),
+    max_leaves=8,
+)
+
+
+def wheres(filter: Filter) -> int:
+    if isinstance(filter, And | Or):
+        return sum(map(wheres, filter.filters))
+    return wheres(filter.filter) if isinstance(filter, Not) else isinstance(filter, Where)
+
+
+@given(spec=specs)
+def test_a_relaxed_filter_passes_all_that_the_filter_passes_and_an_engine_can_judge_it(spec: dict[str, Any]) -> None:
+    filter_ = parse(spec)
+    wider = relaxed(filter_)
+    assert not wheres(wider)
+    assert has_where(filter_) is bool(wheres(filter_))
+    for n in (1, 2):
+        for metadata in ({"n": n}, {"n": n, "a": 1}, {"n": n, "b": 0}, {"n": n, "a": 1, "b": 0}):
+            assert matches(wider, metadata) or not matches(filter_, metadata)
+            assert wheres(filter_) or matches(wider, metadata) is matches(filter_, metadata)

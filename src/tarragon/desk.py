@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from tarragon.errors import InvalidInput
 from tarragon.receipts import Hits
 from tarragon.recipe import SearchRecipe
-from tarragon.types import FloatArray
+from tarragon.types import DenseQuery, FloatArray
 
 WORKERS = 2
 """Threads that answer what an event loop asks: one is in the model while the other is in the engine. More would only
@@ -20,6 +20,9 @@ wait for the interpreter's lock, and keep the loop waiting for it too: 160 ms wi
 
 TOGETHER = 16
 """Questions that a worker answers at once: they share a run of the model, and none waits long for the others."""
+
+
+Key: TypeAlias = "tuple[int, str, tuple[int, ...], SearchRecipe | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +34,9 @@ class Way:
     recipe: SearchRecipe | None
 
     @property
-    def key(self) -> tuple[int, str, SearchRecipe | None]:
-        """What is equal where questions are asked alike."""
-        return self.k, repr(self.filter), self.recipe
+    def key(self) -> Key:
+        """What is equal where questions are asked alike. Functions in a filter are told apart by what they are."""
+        return self.k, repr(self.filter), tuple(map(id, _functions(self.filter))), self.recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Waiting:
     """A question, and where its answer goes."""
 
     query: str
-    vector: FloatArray | None
+    vector: FloatArray | DenseQuery | None
     answer: Future[Hits]
 
 
@@ -55,10 +58,10 @@ class Desk:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="tarragon desk")
         self._lock = threading.Lock()
-        self._waiting: dict[tuple[int, str, SearchRecipe | None], list[Waiting]] = {}
+        self._waiting: dict[Key, list[Waiting]] = {}
         self._is_closed = False
 
-    async def ask(self, query: str, vector: FloatArray | None, way: Way, together: Together) -> Hits:
+    async def ask(self, query: str, vector: FloatArray | DenseQuery | None, way: Way, together: Together) -> Hits:
         """The answer, from whichever thread is free next.
 
         Raises:
@@ -112,6 +115,17 @@ class Desk:
                     break
             time.sleep(0.01)
         self._threads.shutdown()
+
+
+def _functions(filter: Any) -> Iterator[object]:
+    """The functions in a filter, in order: two of them may look the same in print."""
+    if isinstance(filter, Mapping):
+        filter = filter.values()
+    if isinstance(filter, Iterable) and not isinstance(filter, str):
+        for part in filter:
+            yield from _functions(part)
+    elif callable(filter):
+        yield filter
 
 
 def _set(answer: Future[Hits], hits: Hits | None, error: BaseException | None) -> None:

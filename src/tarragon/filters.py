@@ -6,11 +6,16 @@
     {"lang": {"$ne": "en"}}                         anything else, a missing key included
     {"author": {"$exists": true}}                   has a value: not missing, not null, not an empty list
     {"$and": [...]}, {"$or": [...]}, {"$not": {...}}
+    {"$where": predicate}                           a function of the metadata that returns True or False
 
 Several keys in one object must all hold. A dot goes down into an object (``author.name``); a key that itself holds a
 dot is written in double quotes (``"a.b"``). Types are kept apart: ``True`` is not ``1``, ``"1"`` is not ``1``; whole
 numbers and fractions compare as numbers, in double precision, but a whole number from 2**53 on equals only that whole
 number. What cannot be parsed raises `InvalidFilter`; nothing is ever ignored.
+
+``$where`` is for what the engine cannot judge. It is asked of passages in the order in which they rank, from as deep as
+it takes to fill up, so a function that few documents pass costs a look at many: put what can be said otherwise beside
+it, ``{"team": "storage", "$where": predicate}``.
 """
 
 from __future__ import annotations
@@ -81,7 +86,14 @@ class Not:
     filter: Filter
 
 
-Filter: TypeAlias = "In | Range | Exists | And | Or | Not"
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What this function of the metadata says. Engines cannot judge it: see `relaxed`."""
+
+    predicate: Callable[[Mapping[str, Any]], bool]
+
+
+Filter: TypeAlias = "In | Range | Exists | And | Or | Not | Where"
 
 EXACT_INTEGERS = 1 << 53
 """Below this, whole numbers and doubles are the same numbers."""
@@ -114,6 +126,10 @@ def _parse_entry(key: str, value: Any) -> Filter:
         return And(parts) if key == "$and" else Or(parts)
     if key == "$not":
         return Not(parse(value))
+    if key == "$where":
+        if not callable(value):
+            raise InvalidFilter(f"$where takes a function of the metadata, not {type(value).__name__} {value!r:.80}")
+        return Where(value)
     path = parse_path(key)
     if isinstance(value, Mapping):
         if not value:
@@ -129,7 +145,7 @@ def parse_path(key: str) -> Path:
         InvalidFilter: The key starts with ``$``, or is malformed.
     """
     if not isinstance(key, str) or key.startswith("$"):
-        known = "$and, $or, $not at the top; $in, $nin, $ne, $eq, $gte, $gt, $lte, $lt, $exists below a key"
+        known = "$and, $or, $not, $where at the top; $in, $nin, $ne, $eq, $gte, $gt, $lte, $lt, $exists below a key"
         raise InvalidFilter(f"unknown operator {key!r}; known are {known}")
     _check_text(key)
     parts, position = [], 0
@@ -241,6 +257,8 @@ def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:
         return any(matches(part, metadata) for part in filter.filters)
     if isinstance(filter, Not):
         return not matches(filter.filter, metadata)
+    if isinstance(filter, Where):
+        return bool(filter.predicate(metadata))
     value = _value(metadata, filter.path)
     if isinstance(filter, Exists):
         return value is not None and value != []
@@ -248,6 +266,29 @@ def matches(filter: Filter, metadata: Mapping[str, Any]) -> bool:
     if isinstance(filter, In):
         return any(_equal(value, wanted) for value in values for wanted in filter.values)
     return any(_within(value, filter) for value in values)
+
+
+def relaxed(filter: Filter, *, is_wanted: bool = True) -> Filter:
+    """A filter that passes all that this one passes, and perhaps more, without any `Where`: what an engine can judge.
+
+    Args:
+        filter: The filter.
+        is_wanted: False under a negation, where less must pass for more to pass above it.
+    """
+    if isinstance(filter, Where):
+        return And(()) if is_wanted else Or(())
+    if isinstance(filter, Not):
+        return Not(relaxed(filter.filter, is_wanted=not is_wanted))
+    if isinstance(filter, And | Or):
+        return type(filter)(tuple(relaxed(part, is_wanted=is_wanted) for part in filter.filters))
+    return filter
+
+
+def has_where(filter: Filter) -> bool:
+    """Whether a `Where` is part of it, so that what an engine passes has to be looked at again."""
+    if isinstance(filter, And | Or):
+        return any(map(has_where, filter.filters))
+    return has_where(filter.filter) if isinstance(filter, Not) else isinstance(filter, Where)
 
 
 def _value(metadata: Any, path: Path) -> Any:

@@ -14,7 +14,7 @@ from uuid import UUID
 import numpy as np
 
 from tarragon.diversity import at_most_per_document, mmr
-from tarragon.filters import Filter, matches
+from tarragon.filters import Filter, has_where, matches
 from tarragon.fusion import fuse, ranking
 from tarragon.protocols import DenseEncoder, DocumentRecord, LegScores, OpenVersion, SearchRequest, ServedChunk, Store
 from tarragon.recipe import SearchRecipe
@@ -190,12 +190,13 @@ def _serve(
     order: Sequence[tuple[UUID, float]], version: OpenVersion, k: int, filter: Filter | None, limit: int | None
 ) -> tuple[list[Found], set[UUID], bool]:
     """The first ``k`` of a ranking that may be served, at most ``limit`` of a document; those before them that may not;
-    and whether any was passed over for the limit.
+    and whether any was passed over, for the limit or by a part of the filter that no store can judge.
     """  # noqa: D205
     found: list[Found] = []
     refused: set[UUID] = set()
     of_document: Counter[str] = Counter()
     passed_over = False
+    is_judged = filter is None or not has_where(filter)
     rest = iter(order)
     while len(found) < k and (page := list(islice(rest, k - len(found)))):
         ids = [id_ for id_, _ in page]
@@ -205,13 +206,15 @@ def _serve(
             chunk, payload = served.get(id_), payloads.get(id_)
             if chunk is None or payload is None or (current := current_payload(payload, chunk)) is None:
                 refused.add(id_)
+            elif not is_judged and filter is not None and not matches(filter, current["metadata"]):
+                passed_over = True
             elif current is not payload and filter is not None and not matches(filter, current["metadata"]):
                 refused.add(id_)  # its metadata have changed, and no longer pass
             elif limit is not None and of_document[current["document_id"]] >= limit:
                 passed_over = True
             else:
                 of_document[current["document_id"]] += 1
-                hit = _hit(id_, score, current, version.record.name)
+                hit = hit_of(id_, score, current, version.record.name)
                 found.append(Found(hit, chunk.record, current["content"]))
     return found, refused, passed_over
 
@@ -231,7 +234,8 @@ def current_payload(payload: Mapping[str, Any], chunk: ServedChunk) -> Mapping[s
     return {**payload, **chunk.pending} if chunk.pending is not None else None
 
 
-def _hit(id_: UUID, score: float, payload: Mapping[str, Any], version: str) -> Hit:
+def hit_of(id_: UUID, score: float, payload: Mapping[str, Any], version: str) -> Hit:
+    """A stored chunk as a hit."""
     return Hit(
         document_id=payload["document_id"],
         chunk_id=str(id_),
@@ -242,4 +246,6 @@ def _hit(id_: UUID, score: float, payload: Mapping[str, Any], version: str) -> H
         metadata=payload["metadata"],
         score=score,
         version=version,
+        previous=payload.get("previous"),
+        next=payload.get("next"),
     )

@@ -98,7 +98,10 @@ class LexicalLeg:
 
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
-    """One query as data; at least one leg. The filter applies inside every leg, before its limit."""
+    """One query as data; at least one leg. The filter applies inside every leg, before its limit.
+
+    Of a filter with a `tarragon.filters.Where` that is its `relaxed` form; what it is relaxed by, the caller looks at.
+    """
 
     dense: DenseLeg | None = None
     lexical: LexicalLeg | None = None

@@ -22,7 +22,7 @@ import qdrant_edge as q
 
 from tarragon.background import LOWEST
 from tarragon.errors import DiskFull, IndexLocked, StorageProblem
-from tarragon.filters import EXACT_INTEGERS, And, Exists, Filter, In, Not, Or, Range, Scalar
+from tarragon.filters import EXACT_INTEGERS, And, Exists, Filter, In, Not, Or, Range, Scalar, Where, relaxed
 from tarragon.protocols import (
     DenseLeg,
     LegScores,
@@ -222,7 +222,7 @@ class EdgeStore:
 
 def _queries(request: SearchRequest, space: str) -> Iterator[tuple[str, q.QueryRequest]]:
     """One query for each kind of score, over the union of the legs' candidates."""
-    filter_ = compile_filter(request.filter) if request.filter is not None else None
+    filter_ = compile_filter(relaxed(request.filter)) if request.filter is not None else None
     dense, lexical, sparse = request.dense, request.lexical, request.sparse
     legs: dict[str, q.Prefetch] = {}
     if dense is not None:
@@ -297,6 +297,7 @@ def compile_filter(filter: Filter) -> q.Filter:
         return _any([compile_filter(part) for part in filter.filters])
     if isinstance(filter, Not):
         return q.Filter(must_not=[compile_filter(filter.filter)])
+    assert not isinstance(filter, Where), "relax a filter before it is compiled"
     key = ".".join(["metadata", *(f'"{part}"' for part in filter.path)])
     if isinstance(filter, Exists):
         return q.Filter(must_not=[q.IsEmptyCondition(key)])

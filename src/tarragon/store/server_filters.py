@@ -11,7 +11,7 @@ import sys
 from datetime import datetime
 from typing import Any
 
-from tarragon.filters import EXACT_INTEGERS, And, Exists, Filter, In, Not, Or, Range, Scalar
+from tarragon.filters import EXACT_INTEGERS, And, Exists, Filter, In, Not, Or, Range, Scalar, Where
 from tarragon.store.server_client import models
 
 NOTHING = models.Filter(must=[models.HasIdCondition(has_id=[])])
@@ -28,6 +28,7 @@ def compile_filter(filter: Filter) -> models.Filter:
         return _any([compile_filter(part) for part in filter.filters])
     if isinstance(filter, Not):
         return models.Filter(must_not=[compile_filter(filter.filter)])
+    assert not isinstance(filter, Where), "relax a filter before it is compiled"
     key = ".".join(["metadata", *(f'"{part}"' for part in filter.path)])
     if isinstance(filter, Exists):
         return models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key=key))])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tarragon.filters import relaxed
 from tarragon.protocols import DenseLeg, SearchRequest, SideSpace, SideVector
 from tarragon.store.server_client import QdrantClient, ServerConnection, models
 from tarragon.store.server_filters import compile_filter
@@ -50,7 +51,7 @@ def add_space(connection: ServerConnection, collection: str, space: SideSpace) -
 
 def build_queries(request: SearchRequest, space: str, text: str) -> Iterator[tuple[str, models.QueryRequest]]:
     """One query for each kind of score, over the union of the legs' candidates."""
-    filter_ = compile_filter(request.filter) if request.filter is not None else None
+    filter_ = compile_filter(relaxed(request.filter)) if request.filter is not None else None
     dense, lexical, sparse = request.dense, request.lexical, request.sparse
     legs: dict[str, models.Prefetch] = {}
     if dense is not None:
