@@ -18,12 +18,15 @@ from tarragon.encoders.tokens import FastTokenizer
 from tarragon.identity import chunk_hash
 from tarragon.types import Chunk, Document, Format
 
-FORMATS: tuple[Format, ...] = get_args(Format)
+FORMATS: tuple[Format, ...] = tuple(name for name in get_args(Format) if name != "whole")
+"""Those that are cut."""
 LIMITS = [16, 24, 64, 256]
 
 
-def chunks_of(tokenizer: FastTokenizer, text: str, format_: Format = "markdown", limit: int = 64) -> list[Chunk]:
-    return Chunker(tokenizer, limit).chunk([(Document("d", text), format_)])[0]
+def chunks_of(
+    tokenizer: FastTokenizer, text: str, format_: Format = "markdown", limit: int = 64, context: str = ""
+) -> list[Chunk]:
+    return Chunker(tokenizer, limit).chunk([(Document("d", text, context=context), format_)])[0]
 
 
 def assert_laws(tokenizer: FastTokenizer, text: str, chunks: list[Chunk], limit: int) -> None:
@@ -128,6 +131,47 @@ def test_laws(tokenizer: FastTokenizer, text: str, format_: Format, limit: int) 
     chunks = chunks_of(tokenizer, text, format_, limit)
     assert_laws(tokenizer, text, chunks, limit)
     assert bool(chunks) is bool(text.strip())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    text=texts, format_=st.sampled_from(FORMATS), context=st.sampled_from(["The report.", "team: search", "x y " * 3])
+)
+def test_laws_with_a_context(tokenizer: FastTokenizer, text: str, format_: Format, context: str) -> None:
+    chunks = chunks_of(tokenizer, text, format_, 64, context)
+    assert_laws(tokenizer, text, chunks, 64)
+    assert all(chunk.embed_text.startswith(f"{context.strip()}\n") for chunk in chunks)
+    assert context.strip() not in "".join(chunk.text for chunk in chunks) or context.strip() in text
+
+
+def test_a_context_takes_room_but_at_most_half(tokenizer: FastTokenizer) -> None:
+    text = "one two three four five six seven eight. " * 40
+    plain, short, long = (chunks_of(tokenizer, text, "text", 64, context) for context in ("", "a b c d", "word " * 500))
+    assert [len(chunks) for chunks in (plain, short)] == [
+        len(chunks_of(tokenizer, text, "text", room)) for room in (64, 60)
+    ]
+    assert len(long) == len(chunks_of(tokenizer, text, "text", 32))
+    assert {chunk.tokens - len(tokenizer.tokenize([chunk.text])[0]) for chunk in short} == {4}
+    assert {chunk.tokens - len(tokenizer.tokenize([chunk.text])[0]) for chunk in long} == {500}
+
+
+def test_a_context_that_is_blank_is_none(tokenizer: FastTokenizer) -> None:
+    assert describe(chunks_of(tokenizer, "# A\n\nb", context=" \n")) == describe(chunks_of(tokenizer, "# A\n\nb"))
+
+
+def test_what_is_whole_is_one_chunk_whatever_its_length(tokenizer: FastTokenizer) -> None:
+    text = "\n# Title\n\n" + "one two three. " * 100 + "\n## Next\n\nend "
+    for context in ("", "The report."):
+        documents = [(Document("a", "# T\n\nbody"), "markdown"), (Document("b", text, context=context), "whole")]
+        cut, whole = Chunker(tokenizer, 16).chunk(documents)
+        assert len(cut) >= 1
+        (chunk,) = whole
+        assert chunk.text == text.strip()
+        assert text[chunk.start : chunk.end] == chunk.text
+        assert chunk.embed_text == (f"{context}\n{chunk.text}" if context else chunk.text)
+        assert chunk.token_ids is not None
+        assert chunk.token_ids.tolist() == tokenizer.tokenize([chunk.embed_text])[0].tolist()
+    assert Chunker(tokenizer, 16).chunk([(Document("a", " \n "), "whole")]) == [[]]
 
 
 @pytest.mark.parametrize("format_", FORMATS)

@@ -37,6 +37,8 @@ def test_payload_holds_what_a_hit_needs() -> None:
         "end": 8,
         "ordinal": 1,
         "heading": ["Title"],
+        "previous": str(first.id),
+        "next": None,
         "metadata": {"lang": "en"},
         "digest": second.payload_digest.hex(),
     }
@@ -89,12 +91,12 @@ def test_nothing_to_do_for_what_is_stored(words: list[str], metadata: dict[str, 
     assert (diff.add, diff.move, diff.drop) == ((), (), ())
 
 
-def test_an_inserted_chunk_is_added_and_the_ones_behind_it_move() -> None:
+def test_an_inserted_chunk_is_added_and_its_neighbours_and_the_ones_behind_it_move() -> None:
     before = wanted_chunks(*cut("doc", ["red", "green", "blue"]))
     after = wanted_chunks(*cut("doc", ["red", "sand", "green", "blue"]))
     diff = diff_chunks(after, {chunk.id: chunk.payload_digest for chunk in before})
     assert [chunk.chunk.text for chunk in diff.add] == ["sand"]
-    assert [chunk.chunk.text for chunk in diff.move] == ["green", "blue"]
+    assert [chunk.chunk.text for chunk in diff.move] == ["red", "green", "blue"]
     assert diff.drop == ()
 
 

@@ -24,7 +24,7 @@ from tarragon.session import Session
 from tarragon.sides import FEWEST
 from tarragon.survey import state_of
 from tarragon.tracing import Trace
-from tarragon.types import FloatArray, Hit, OnStale
+from tarragon.types import DenseQuery, FloatArray, Hit, OnStale
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Question:
     Attributes:
         text: The question.
         k: Hits wanted at most.
-        vector: Its embedding, where the caller has it.
+        vector: Its embedding, where the caller has it, or what the dense leg is asked instead of the text.
         filter: On the documents' metadata.
         settings: How to search; None: as the version was tuned.
         mode: Takes precedence over the settings'; None: theirs.
@@ -43,7 +43,7 @@ class Question:
 
     text: str
     k: int
-    vector: FloatArray | None
+    vector: FloatArray | DenseQuery | None
     filter: Filter | None
     settings: SearchRecipe | None
     mode: Mode | None

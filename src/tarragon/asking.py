@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from tarragon.contract import SideContract
+from tarragon.contract import Contract, SideContract
 from tarragon.errors import InvalidInput
 from tarragon.filters import Filter
+from tarragon.observing import embedding
 from tarragon.protocols import OpenVersion, SearchRequest
 from tarragon.queries import Encoded, QueryVector, QueryVectors, SpaceKey
 from tarragon.recipe import SearchRecipe
@@ -19,7 +21,7 @@ from tarragon.searching import warn_of_truncation
 from tarragon.session import Session
 from tarragon.sides import shorten
 from tarragon.statistics import Spread
-from tarragon.types import FloatArray
+from tarragon.types import DenseQuery, FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,11 @@ class Asker:
         self.vectors = QueryVectors()
 
     def ask(
-        self, version: OpenVersion, texts: Sequence[str], recipe: SearchRecipe, given: Sequence[FloatArray | None] = ()
+        self,
+        version: OpenVersion,
+        texts: Sequence[str],
+        recipe: SearchRecipe,
+        given: Sequence[FloatArray | DenseQuery | None] = (),
     ) -> list[Asked]:
         """Each question in the spaces that the recipe searches; models run once for all of them.
 
@@ -67,7 +73,7 @@ class Asker:
             version: To be searched.
             texts: The questions.
             recipe: How to search.
-            given: Dense vectors that the caller has, one per text; None where he has not.
+            given: Per text, its dense vector or what the dense leg is asked instead of it; None: the text.
 
         Raises:
             InvalidInput: A given vector is none of this space, or a leg is wanted that the index does not have.
@@ -130,34 +136,63 @@ class Asker:
 
     # --- vectors ------------------------------------------------------------------------------------------------------
     def _dense(
-        self, version: OpenVersion, texts: Sequence[str], recipe: SearchRecipe, given: Sequence[FloatArray | None]
+        self,
+        version: OpenVersion,
+        texts: Sequence[str],
+        recipe: SearchRecipe,
+        given: Sequence[FloatArray | DenseQuery | None],
     ) -> list[QueryVector[Any]]:
         contract = version.record.contract
-        known = [None if row is None else QueryVector(_checked(row, contract.dimensions), 0) for row in given]
-        missing = [text for text, row in zip(texts, known, strict=True) if row is None]
-        if not missing:
-            return [row for row in known if row is not None]
+        wanted = [_wanted(text, row, contract) for text, row in zip(texts, given, strict=True)]
+        missing = [text for one in wanted if isinstance(one, tuple) for text in one]
+        rest = iter(self._embedded(version, missing, recipe) if missing else ())
+        return [_mean(list(islice(rest, len(one)))) if isinstance(one, tuple) else one for one in wanted]
+
+    def _embedded(
+        self, version: OpenVersion, texts: Sequence[str], recipe: SearchRecipe
+    ) -> Sequence[QueryVector[FloatArray]]:
         encoder = self._session.trusted_encoder(version)
 
         def encode(part: Sequence[str]) -> Encoded[FloatArray]:
             made = encoder.encode_queries(part, recipe.query_prompt)
             return Encoded(list(made.vectors), made.truncated)
 
-        key = SpaceKey(contract.fingerprint, "dense", recipe.query_prompt)
-        fresh = self.vectors.vectors(key, missing, encode)
+        key = SpaceKey(version.record.contract.fingerprint, "dense", recipe.query_prompt)
+        fresh = embedding("dense", encoder.name, texts, lambda: self.vectors.vectors(key, texts, encode))
         if truncated := sum(row.truncated for row in fresh if not row.cached):
             warn_of_truncation(truncated, encoder.name)
-        rest = iter(fresh)
-        return [next(rest) if row is None else row for row in known]
+        return fresh
 
-    def _side(self, version: OpenVersion, side: SideContract, texts: Sequence[str]) -> list[QueryVector[Any]]:
+    def _side(self, version: OpenVersion, side: SideContract, texts: Sequence[str]) -> Sequence[QueryVector[Any]]:
         encoder = self._session.side_encoder(version, side)
 
         def encode(part: Sequence[str]) -> Encoded[Any]:
             made = encoder.encode_queries(part)
             return Encoded(list(made.vectors), made.truncated)
 
-        return self.vectors.vectors(SpaceKey(side.fingerprint, side.kind), texts, encode)
+        key = SpaceKey(side.fingerprint, side.kind)
+        return embedding(side.kind, encoder.name, texts, lambda: self.vectors.vectors(key, texts, encode))
+
+
+def _wanted(text: str, given: FloatArray | DenseQuery | None, contract: Contract) -> QueryVector[Any] | tuple[str, ...]:
+    """The vector that is given, if it is of this space; else the texts to embed."""
+    if given is None:
+        return (text,)
+    if not isinstance(given, DenseQuery):
+        given = DenseQuery(vector=given)
+    if given.vector is None or given.fingerprint not in (None, contract.fingerprint):
+        return tuple(one for one in given.texts if one.strip()) or (text,)
+    return QueryVector(_checked(given.vector, contract.dimensions), 0)
+
+
+def _mean(rows: Sequence[QueryVector[FloatArray]]) -> QueryVector[FloatArray]:
+    """One vector of the mean direction, as long as the vectors are on average."""
+    if len(rows) == 1:
+        return rows[0]
+    vectors = np.stack([row.vector for row in rows])
+    mean = vectors.mean(axis=0)
+    scale = np.linalg.norm(vectors, axis=1).mean() / max(float(np.linalg.norm(mean)), 1e-12)
+    return QueryVector((mean * scale).astype(np.float32), sum(row.truncated for row in rows))
 
 
 def _checked(vector: FloatArray, dimensions: int) -> FloatArray:

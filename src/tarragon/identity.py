@@ -26,9 +26,9 @@ def digest(domain: str, *fields: str | bytes) -> bytes:
     return state.digest()
 
 
-def content_hash(text: str) -> bytes:
-    """What a document's text is: its exact characters. Not its modification time, place or normal form."""
-    return digest("text", _exact(text))
+def content_hash(text: str, context: str = "") -> bytes:
+    """What a document's text is: its exact characters, and those of its context. Not its time, place or normal form."""
+    return digest("text", _exact(text), _exact(context)) if context else digest("text", _exact(text))
 
 
 def _exact(text: str) -> bytes:

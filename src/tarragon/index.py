@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import Event
 from types import TracebackType
 from typing import Any
@@ -155,6 +155,24 @@ class Index(SearchableIndex):
         with session.catalog.writing(session.patience()), progress_bar(progress) as on_progress:
             return updating.sync(session, documents, scope, budget=budget, saved=plan, on_progress=on_progress)
 
+    def delete(self, document_ids: Iterable[str], *, progress: AnyProgress = None) -> int:
+        """Delete these documents; how many there were. Unknown ids are ignored.
+
+        For documents that no source lists. One that its source still has comes back with the next `sync` of that.
+
+        Args:
+            document_ids: Which, whatever their namespace.
+            progress: As for `sync`.
+
+        Raises:
+            IndexLocked: As for `sync`.
+        """
+        if isinstance(document_ids, str):
+            raise InvalidInput(f"document_ids={document_ids!r} is a string; give a list of ids: [{document_ids!r}]")
+        session = self._opened
+        with session.catalog.writing(session.patience()), progress_bar(progress) as on_progress:
+            return updating.delete(session, document_ids, on_progress)
+
     def watch(
         self, source: AnySource, *, interval: float = 2.0, stop: Event | None = None, **options: Any
     ) -> Iterator[SyncReport]:
@@ -230,6 +248,11 @@ class Index(SearchableIndex):
     def recipe(self) -> IndexRecipe:
         """The settings that the index is, or will be, built with."""
         return self._opened.recipe
+
+    @property
+    def location(self) -> str:
+        """The path or URL, without secrets."""
+        return self._opened.catalog.location
 
     # --- closing ------------------------------------------------------------------------------------------------------
     def close(self) -> None:

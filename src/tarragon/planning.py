@@ -61,8 +61,10 @@ class ChunkDiff:
 def wanted_chunks(document: Document, chunks: Sequence[Chunk]) -> list[WantedChunk]:
     """The chunks of a document under their keys, in text order."""
     hashes = [chunk_hash(chunk.embed_text) for chunk in chunks]
+    ids = chunk_ids(document.id, hashes)
+    names = [None, *map(str, ids), None]
     wanted = []
-    for id_, hash_, chunk in zip(chunk_ids(document.id, hashes), hashes, chunks, strict=True):
+    for place, (id_, hash_, chunk) in enumerate(zip(ids, hashes, chunks, strict=True)):
         payload = {
             "document_id": document.id,
             "offset": len(chunk.embed_text) - len(chunk.text),
@@ -70,6 +72,8 @@ def wanted_chunks(document: Document, chunks: Sequence[Chunk]) -> list[WantedChu
             "end": chunk.end,
             "ordinal": chunk.ordinal,
             "heading": list(chunk.heading),
+            "previous": names[place],
+            "next": names[place + 2],
             "metadata": dict(document.metadata),
         }
         digest = payload_digest(payload)
@@ -143,6 +147,9 @@ def check_document(document: Document) -> None:
     if not isinstance(document.text, str):
         raise InvalidDocument(f"the text of document {document.id!r} is {type(document.text).__name__}, not str")
     _check_encodable(document.text, f"document {document.id!r}")
+    if not isinstance(document.context, str):
+        raise InvalidDocument(f"the context of document {document.id!r} is {type(document.context).__name__}, not str")
+    _check_encodable(document.context, f"the context of document {document.id!r}")
     if document.format is not None and document.format not in get_args(Format):
         known = ", ".join(get_args(Format))
         raise InvalidDocument(f"format={document.format!r} of document {document.id!r} is not one of {known}")

@@ -17,9 +17,11 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from tarragon.errors import RerankingFailed
+from tarragon.observing import RankedPassage, reranking
 from tarragon.protocols import Reranker, RerankScores
 from tarragon.receipts import Stage
 from tarragon.recipe import OnFailure
@@ -108,6 +110,7 @@ def rerank(
     deadline = None if budget_ms is None else Deadline(budget_ms / 1000, clock)
     order = [id_ for id_, _ in ranking]
     last: dict[UUID, float] = {}
+    former = dict(ranking)
     stages: list[Stage] = []
     scores: dict[str, Mapping[UUID, float]] = {}
     degraded: list[str] = []
@@ -115,8 +118,10 @@ def rerank(
     for step in steps:
         name, start = _stage_name(step.reranker.name, scores), clock()
         ids = [id_ for id_ in order[: step.depth] if id_ in texts]
+        passages = [RankedPassage(id_, texts[id_], former[id_]) for id_ in ids]
+        run = partial(_score, step.reranker, query, [passage.text for passage in passages], deadline)
         try:
-            result = _score(step.reranker, query, [texts[id_] for id_ in ids], deadline)
+            result = reranking(step.reranker.name, query, passages, run)
         except RerankingFailed as error:
             if on_failure == "raise":
                 raise
@@ -125,6 +130,7 @@ def rerank(
         scores[name] = {id_: float(score) for id_, score in zip(ids, result.scores, strict=True) if score is not None}
         if scores[name]:
             last = dict(scores[name])
+            former |= last
             order = _reorder(order, last)
         truncated += result.truncated
         stages.append(Stage(name, len(scores[name]), clock() - start, _detail(len(scores[name]), len(ids), result)))

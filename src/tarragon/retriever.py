@@ -15,9 +15,10 @@ from tarragon.desk import Desk, Waiting, Way
 from tarragon.errors import InvalidInput
 from tarragon.explaining import WhyNot
 from tarragon.index import Index
+from tarragon.observing import is_observed
 from tarragon.receipts import Hits
 from tarragon.recipe import SearchRecipe
-from tarragon.types import FloatArray, Hit, OnStale
+from tarragon.types import DenseQuery, FloatArray, Hit, OnStale
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ class Retriever:
         *,
         filter: Mapping[str, Any] | None = None,
         recipe: SearchRecipe | None = None,
-        vector: FloatArray | None = None,
+        vector: FloatArray | DenseQuery | None = None,
     ) -> Hits:
         """The best passages for a question: see `Index.search`.
 
@@ -104,7 +105,7 @@ class Retriever:
         *,
         filter: Mapping[str, Any] | None = None,
         recipe: SearchRecipe | None = None,
-        vectors: Sequence[FloatArray | None] | None = None,
+        vectors: Sequence[FloatArray | DenseQuery | None] | None = None,
     ) -> list[Hits]:
         """The same for many questions, in their order; models run once for all of them."""
         return self.index.search_batch(
@@ -123,14 +124,15 @@ class Retriever:
         *,
         filter: Mapping[str, Any] | None = None,
         recipe: SearchRecipe | None = None,
-        vector: FloatArray | None = None,
+        vector: FloatArray | DenseQuery | None = None,
     ) -> Hits:
         """As `retrieve`, while the event loop goes on. Questions that wait at the same time are answered together.
 
         A question whose task is cancelled is answered to its end in its thread, and the answer dropped.
         """
         recipe, k = recipe or self.recipe, self.k if k is None else k
-        if recipe is not None and recipe.rerankers:  # which mostly wait for another machine, or take long
+        has_rerankers = recipe is not None and recipe.rerankers  # which mostly wait for another machine, or take long
+        if has_rerankers or is_observed():  # who looks on, looks at one question in its own thread
             return await self._off_the_loop(
                 partial(self.retrieve, query, k, filter=filter, recipe=recipe, vector=vector)
             )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 from uuid import UUID
 
-from tarragon import around
+from tarragon import around, listing
 from tarragon.answering import Answers, Question
 from tarragon.comparing import Query
 from tarragon.errors import InvalidInput
@@ -18,7 +18,7 @@ from tarragon.recipe import Mode, SearchRecipe
 from tarragon.searching import passes
 from tarragon.session import PATIENCE, Session
 from tarragon.sides import SAMPLE
-from tarragon.types import FloatArray, Hit, OnStale
+from tarragon.types import DenseQuery, FloatArray, Hit, OnStale
 from tarragon.versioned import VersionedIndex
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class SearchableIndex(VersionedIndex):
         filter: Mapping[str, Any] | None = None,
         mode: Mode | None = None,
         recipe: SearchRecipe | None = None,
-        vector: FloatArray | None = None,
+        vector: FloatArray | DenseQuery | None = None,
         on_stale: OnStale = "flag",
     ) -> Hits:
         """The ``k`` best passages for a question.
@@ -57,7 +57,8 @@ class SearchableIndex(VersionedIndex):
                 `tarragon.filters`.
             mode: ``hybrid`` (default), ``dense``, ``lexical`` or ``sparse``.
             recipe: All search settings; ``mode`` takes precedence. By default what `tune` chose, else `SearchRecipe()`.
-            vector: The query's embedding, if it is known already, shape ``(dimensions,)``.
+            vector: The query's embedding, if it is known already, shape ``(dimensions,)``; or a `DenseQuery`: other
+                texts to embed for the dense leg (HyDE), or an embedding that says which space it is in.
             on_stale: What to do with hits whose source has changed or gone: ``flag`` them (`Hit.freshness`); ``drop``
                 them and fill up with the next best; ``refresh``: sync just these documents and search again. What is
                 still not fresh then, because its source is gone or another sync is running, is dropped.
@@ -85,12 +86,12 @@ class SearchableIndex(VersionedIndex):
         filter: Mapping[str, Any] | None = None,
         mode: Mode | None = None,
         recipe: SearchRecipe | None = None,
-        vectors: Sequence[FloatArray | None] | None = None,
+        vectors: Sequence[FloatArray | DenseQuery | None] | None = None,
         on_stale: OnStale = "flag",
     ) -> list[Hits]:
         """The same for many questions, in their order: models run once for all of them.
 
-        Arguments and errors as for `search`; ``vectors`` are the queries' embeddings, None for those not known.
+        Arguments and errors as for `search`; ``vectors`` has what ``vector`` is there for each query, or None.
         """
         condition = parse(filter) if filter is not None else None
         _check(queries, k)
@@ -222,6 +223,32 @@ class SearchableIndex(VersionedIndex):
             if not passes(version, UUID(hit.chunk_id), condition):
                 return None
             return around.section(version, hit.chunk_id, level, max_characters)
+
+    def documents(self) -> list[str]:
+        """The ids of all documents that can be found, in order."""
+        with self._opened.catalog.reading() as version:
+            return [] if version is None else listing.document_ids(version)
+
+    def passages(
+        self, document_ids: Iterable[str] | None = None, *, filter: Mapping[str, Any] | None = None
+    ) -> Iterator[Hit]:
+        """Every passage that can be found, document by document, in the order of the text; scores are 0.
+
+        Each document is of one state. Of a document that is written or deleted meanwhile it is the state when its turn
+        comes.
+
+        Args:
+            document_ids: Which documents, in this order. By default all, in order of their ids.
+            filter: On the documents' metadata, as for `search`.
+        """
+        condition = parse(filter) if filter is not None else None
+        named = None if document_ids is None else list(dict.fromkeys(document_ids))
+        with self._opened.catalog.reading() as version:
+            groups = [] if version is None else list(listing.pages(version, named, condition))
+        for group in groups:
+            with self._opened.catalog.reading() as version:
+                found = [] if version is None else listing.passages(version, group, condition)
+            yield from found
 
     def warm_up(self, recipe: SearchRecipe | None = None) -> None:
         """Load the models and open the files that a first search would have to wait for."""

@@ -212,7 +212,10 @@ def state_of(document: Document, options: SurveyOptions) -> DocumentState:
     """What this document would be indexed from."""
     parser = _digest_of("parser", options.reader, format_of(document, options))
     return DocumentState(
-        content_hash(document.text), metadata_hash(document.metadata), parser, _digest_of("chunker", options.chunker)
+        content_hash(document.text, document.context),
+        metadata_hash(document.metadata),
+        parser,
+        _digest_of("chunker", options.chunker),
     )
 
 

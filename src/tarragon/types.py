@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 Metadata = Mapping[str, Any]
 """What JSON can hold: str keys; str, int, float, bool, None, lists and objects of these."""
 
-Format = Literal["markdown", "rst", "code", "text"]
-"""How a document's text is structured; decides which parser finds its headings and blocks."""
+Format = Literal["markdown", "rst", "code", "text", "whole"]
+"""How a document's text is structured; decides which parser finds its headings and blocks. ``whole``: it is not cut."""
 
 Freshness: TypeAlias = Literal["fresh", "stale", "missing", "unknown"]
 """Of a hit: its source says the same as when it was indexed; says something else; is gone; cannot be asked."""
@@ -38,6 +38,23 @@ class SparseVector:
     values: FloatArray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseQuery:
+    """What the dense leg is asked, where that is not the query's own text. Words and rerankers keep to the query.
+
+    Attributes:
+        texts: Embedded instead of the query, such as a hypothetical answer (HyDE: Gao et al., "Precise Zero-Shot Dense
+            Retrieval without Relevance Labels", 2022). Of several, the mean of their vectors is searched.
+        vector: An embedding that is known already, shape ``(dimensions,)``; ``texts`` are not looked at then.
+        fingerprint: Of the space that ``vector`` is in. In a version of another space it is not used, and the text
+            embedded instead. None: the caller answers for it.
+    """
+
+    texts: tuple[str, ...] = ()
+    vector: FloatArray | None = None
+    fingerprint: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """A source text with an id.
@@ -47,13 +64,17 @@ class Document:
         text: What is chunked. Spans (`Hit.start`, `Hit.end`) count its characters.
         metadata: Returned with every hit and usable in filters.
         format: How the text is structured. By default the id's suffix decides (``.md``, ``.rst``, ``.py``, ...), and
-            an id without a known suffix is read as Markdown, of which plain text is the simplest case.
+            an id without a known suffix is read as Markdown, of which plain text is the simplest case. ``whole``: as
+            one chunk, whatever its length.
+        context: Stands before the text of each chunk when it is embedded and searched by words, as headings do: a
+            title, what the document is about. No part of a hit's text.
     """
 
     id: str
     text: str
     metadata: Metadata = field(default_factory=dict)
     format: Format | None = None
+    context: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +121,8 @@ class Hit:
             ``missing`` (gone) or ``unknown`` (its source cannot be asked).
         version: The version of the index that it is from.
         bridge: Empty, unless the query crossed from one model's space into another's: then how. See docs/bridges.md.
+        previous: Id of the chunk before it in the document; None for the first.
+        next: Id of the chunk after it; None for the last.
     """
 
     document_id: str
@@ -113,6 +136,8 @@ class Hit:
     freshness: Freshness = "unknown"
     version: str = ""
     bridge: str = ""
+    previous: str | None = None
+    next: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same names and values, ready for JSON."""

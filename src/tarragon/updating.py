@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
+from unicodedata import normalize
 
 from tarragon.canaries import CanaryVerdict
 from tarragon.contract import VersionRecord
@@ -26,6 +27,7 @@ from tarragon.recipe import IndexRecipe
 from tarragon.reports import Change, Plan, Progress, SyncReport
 from tarragon.session import Session
 from tarragon.sides import FEWEST
+from tarragon.sources import DocumentsSource
 from tarragon.survey import SurveyOptions
 from tarragon.syncing import Budget, Sync
 
@@ -47,12 +49,14 @@ class Scope:
         prune: Delete documents that the source no longer has.
         max_delete: Largest share of the documents that may be deleted.
         only: Patterns as in a ``.gitignore``; other documents are left as they are. Empty: all.
+        ids: The same by exact ids. None: all.
     """
 
     namespace: str = ""
     prune: bool = True
     max_delete: float | None = None
     only: Sequence[str] = ()
+    ids: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         if self.max_delete is not None and not 0 <= self.max_delete <= 1:
@@ -62,7 +66,7 @@ class Scope:
 
     def options(self, session: Session, version: OpenVersion, also: Callable[[str], bool] | None) -> SurveyOptions:
         """The same for a version, narrowed by ``also``."""
-        matching = _matcher(self.only)
+        matching = _matcher(self.only) if self.ids is None else self.ids.__contains__
         if matching is not None and also is not None:
             only: Callable[[str], bool] | None = lambda id_: matching(id_) and also(id_)  # noqa: E731
         else:
@@ -164,7 +168,7 @@ def _lacks_statistics(version: OpenVersion) -> bool:
 
 def _remember(session: Session, name: str, source: Source, scope: Scope) -> None:
     """Keep where the source of a namespace is. A sync of only some documents says nothing of that."""
-    if not scope.only:
+    if not scope.only and scope.ids is None:
         with session.reading(name) as version:
             session.origins.remember(version.ledger, scope.namespace, source, whole=scope.prune)
 
@@ -178,6 +182,23 @@ def refresh(session: Session, name: str, documents: Mapping[str, Iterable[str]],
             picked = PickedSource(source, sorted(documents[namespace]))
             scope = Scope(namespace, prune=False)
             sync_version(session, name, picked, scope, on_progress=on_progress)
+
+
+def delete(session: Session, document_ids: Iterable[str], on_progress: Callback) -> int:
+    """Delete documents from every version that follows its sources; how many there were. Unknown ids are ignored."""
+    wanted = {normalize("NFC", document_id) for document_id in document_ids}
+    if session.catalog.serving() is None:
+        return 0
+    with session.reading() as version:
+        records = version.ledger.documents()
+    of_namespace: dict[str, set[str]] = {}
+    for id_ in wanted & records.keys():
+        of_namespace.setdefault(records[id_].namespace, set()).add(id_)
+    deleted = 0
+    for namespace, ids in sorted(of_namespace.items()):
+        scope = Scope(namespace, max_delete=1.0, ids=frozenset(ids))
+        deleted += sync(session, DocumentsSource(()), scope, on_progress=on_progress).documents_deleted
+    return deleted
 
 
 class ListedSource:

@@ -61,22 +61,22 @@ class Unit(NamedTuple):
 
 
 def units_of(
-    texts: Sequence[str], blocks: Sequence[Sequence[Block]], limit: int, tokenize: Tokenize
+    texts: Sequence[str], blocks: Sequence[Sequence[Block]], limits: Sequence[int], tokenize: Tokenize
 ) -> list[list[Unit]]:
-    """Tokenise each text once, in pieces none of which has more tokens than ``limit``.
+    """Tokenise each text once, in pieces none of which has more tokens than its limit.
 
     All texts go to the tokenizer together, so that it uses its threads; a piece that turns out too long goes again,
     word by word.
     """
     spans = [
         [span for block in outline for span in _spans(text, block, limit)]
-        for text, outline in zip(texts, blocks, strict=True)
+        for text, outline, limit in zip(texts, blocks, limits, strict=True)
     ]
     pieces = [text[start:end] for text, places in zip(texts, spans, strict=True) for start, end in places]
     ids = iter(tokenize(pieces))
     return [
         [unit for start, end in places for unit in _refine(text, Unit(start, end, next(ids)), limit, tokenize)]
-        for text, places in zip(texts, spans, strict=True)
+        for text, places, limit in zip(texts, spans, limits, strict=True)
     ]
 
 

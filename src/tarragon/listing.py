@@ -1,0 +1,85 @@
+"""What a version serves, document by document: for exports, and for those who keep books of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from tarragon.filters import Filter, matches
+from tarragon.protocols import DenseLeg, OpenVersion, SearchRequest
+from tarragon.searching import current_payload, hit_of
+from tarragon.types import Hit
+
+PAGE = 500
+"""Chunks looked up at once; SQLite takes 999 values in a query, or more."""
+
+
+def document_ids(version: OpenVersion) -> list[str]:
+    """The documents that have text to serve, or had before a sync that failed, in order of their ids."""
+    return sorted(id_ for id_, record in version.ledger.documents().items() if record.state is not None)
+
+
+def documents_passing(version: OpenVersion, filter: Filter) -> list[str]:
+    """Those that may pass a filter, in order of their ids, by one search of the engine for all that do."""
+    size = version.record.contract.dimensions
+    everything = DenseLeg(np.full(size, size**-0.5, dtype=np.float32), max(1, version.store.count()))
+    found = list(version.store.search(SearchRequest(dense=everything, filter=filter)).dense or {})
+    ids: set[str] = set()
+    for start in range(0, len(found), PAGE):
+        served = version.ledger.served(found[start : start + PAGE])
+        ids.update(chunk.record.document_id for chunk in served.values())
+    return sorted(ids)
+
+
+def pages(version: OpenVersion, ids: Sequence[str] | None, filter: Filter | None) -> Iterator[list[str]]:
+    """The documents, by default all that may pass the filter, in groups that have some `PAGE` chunks together."""
+    if ids is None:
+        ids = document_ids(version) if filter is None else documents_passing(version, filter)
+    group: list[str] = []
+    size = 0
+    for id_ in ids:
+        group.append(id_)
+        size += len(version.ledger.chunks(id_))
+        if size >= PAGE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def passages(version: OpenVersion, ids: Sequence[str], filter: Filter | None) -> list[Hit]:
+    """Every passage that is served of these documents, in the order of ``ids`` and of the text, with a score of 0.
+
+    A document that is rewritten meanwhile is read again, until it rests. Unknown ids are left out.
+    """
+    hits = []
+    for id_ in ids:
+        served = _served(version, id_)
+        kept = [payload for payload in served.items() if filter is None or matches(filter, payload[1]["metadata"])]
+        kept.sort(key=lambda entry: (entry[1]["start"], entry[1]["end"], entry[0].int))
+        hits += [hit_of(chunk, 0.0, payload, version.record.name) for chunk, payload in kept]
+    return hits
+
+
+def _served(version: OpenVersion, document_id: str) -> dict[UUID, Mapping[str, Any]]:
+    """Payloads of a document's chunks, all of one state of it."""
+    while True:
+        ids = [record.id for record in version.ledger.chunks(document_id)]
+        found: dict[UUID, Mapping[str, Any]] = {}
+        states = set()
+        replaced = 0
+        for start in range(0, len(ids), PAGE):
+            page = ids[start : start + PAGE]
+            payloads = version.store.payloads(page)
+            for id_, chunk in version.ledger.served(page).items():  # after the payloads, as in a search
+                states.add(chunk.record.state)
+                payload = payloads.get(id_)
+                current = None if payload is None else current_payload(payload, chunk)
+                replaced += payload is not None and current is None
+                if current is not None:
+                    found[id_] = current
+        if len(states) <= 1 and not replaced:
+            return found
