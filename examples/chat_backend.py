@@ -369,6 +369,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TarragonError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; run it again to go on where it stopped", file=sys.stderr)
+        return 130
     return 0
 
 

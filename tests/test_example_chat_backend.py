@@ -538,3 +538,12 @@ def test_the_script_keeps_to_a_tenant(
     assert "> Door3 is red. [1]\n  [1] 3[0:13]\n      “Door3 is red.”\n" in printed
     assert "Door4" not in printed
     assert {int(one["document"]) % 2 for prompt in endpoint.prompts(ANSWER) for one in shown(prompt)} == {1}
+
+
+def test_the_script_can_be_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: str) -> Index:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chat_backend, "Index", SimpleNamespace(open=interrupted))
+    assert main(["docs", "--base-url", "http://localhost:1/v1", "--model", "m"]) == 130
+    assert "run it again" in capsys.readouterr().err
