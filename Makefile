@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DATA ?= ../shared/data
 
-.PHONY: demo test check format evals bench soak clean
+.PHONY: demo test test-llama-index check format evals bench soak clean
 
 demo: .venv/demo
 	HF_HUB_OFFLINE=1 $(BIN)/python examples/python_docs.py
@@ -12,10 +12,16 @@ demo: .venv/demo
 test: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
+# The LlamaIndex package on both versions of core that it is for, each in an environment of its own without torch.
+test-llama-index: .venv/llama-index-0.13 .venv/llama-index-0.14
+	cd integrations/llama-index && HF_HUB_OFFLINE=1 ../../.venv/llama-index-0.13/bin/python -m pytest
+	cd integrations/llama-index && HF_HUB_OFFLINE=1 ../../.venv/llama-index-0.14/bin/python -m pytest
+
 check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	cd integrations/llama-index && ../../$(BIN)/mypy
 	$(BIN)/lint-imports
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
 
@@ -62,9 +68,16 @@ clean:
 	touch $@
 
 .venv/bench: .venv/dev
-	$(PIP) --editable '.[dev,bench]'
+	$(PIP) --editable '.[dev,bench]' --editable integrations/llama-index
 	touch $@
 
-.venv/dev: .venv/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[dev]'
+.venv/llama-index-%: integrations/llama-index/pyproject.toml pyproject.toml constraints.txt
+	$(PYTHON) -m venv $@
+	grep -v '^llama-index' constraints.txt > $@/constraints.txt
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --constraint $@/constraints.txt \
+		--editable . --editable 'integrations/llama-index[test]' 'llama-index-core==$*.*'
+	touch $@
+
+.venv/dev: .venv/python pyproject.toml constraints.txt integrations/llama-index/pyproject.toml
+	$(PIP) --editable '.[dev]' --editable integrations/llama-index
 	touch $@ .venv/demo

@@ -87,7 +87,7 @@ def test_the_standard_library_answers(
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"python_docs.py"}
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {"chat_backend.py", "python_docs.py"}
 
 
 def test_links_of_the_documentation_lead_somewhere() -> None:

@@ -38,7 +38,7 @@ def test_payload_holds_what_a_hit_needs() -> None:
         "ordinal": 1,
         "heading": ["Title"],
         "previous": str(first.id),
-        "next": None,
+        "next": "",
         "metadata": {"lang": "en"},
         "digest": second.payload_digest.hex(),
     }

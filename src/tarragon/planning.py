@@ -62,7 +62,7 @@ def wanted_chunks(document: Document, chunks: Sequence[Chunk]) -> list[WantedChu
     """The chunks of a document under their keys, in text order."""
     hashes = [chunk_hash(chunk.embed_text) for chunk in chunks]
     ids = chunk_ids(document.id, hashes)
-    names = [None, *map(str, ids), None]
+    names = ["", *map(str, ids), ""]  # not null, which the engine takes for a key to remove
     wanted = []
     for place, (id_, hash_, chunk) in enumerate(zip(ids, hashes, chunks, strict=True)):
         payload = {

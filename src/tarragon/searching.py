@@ -246,6 +246,6 @@ def hit_of(id_: UUID, score: float, payload: Mapping[str, Any], version: str) ->
         metadata=payload["metadata"],
         score=score,
         version=version,
-        previous=payload.get("previous"),
-        next=payload.get("next"),
+        previous=payload.get("previous") or None,
+        next=payload.get("next") or None,
     )

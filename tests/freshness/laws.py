@@ -107,7 +107,7 @@ class Piece:
 
     passage: Passage
     embed_text: str
-    payload: Mapping[str, Any]
+    payload: dict[str, Any]
 
 
 @lru_cache(maxsize=50_000)
@@ -116,7 +116,7 @@ def pieces(document_id: str, state: State, limit: int) -> tuple[Piece, ...]:
     document = state.document(document_id)
     chunker = Chunker(CachedTokenizer(), limit)
     seen: Counter[bytes] = Counter()
-    found = []
+    found: list[Piece] = []
     for chunk in chunker.chunk([(document, format_of(document_id))])[0]:
         hash_ = digest("chunk", chunk.embed_text.encode())
         id_ = digest("chunk id", document_id, hash_, seen[hash_].to_bytes(8, "little")).hex()
@@ -132,7 +132,11 @@ def pieces(document_id: str, state: State, limit: int) -> tuple[Piece, ...]:
             "ordinal": chunk.ordinal,
             "heading": list(chunk.heading),
             "metadata": dict(document.metadata),
+            "previous": found[-1].passage.chunk_id if found else "",
+            "next": "",
         }
+        if found:
+            found[-1].payload["next"] = chunk_id
         passage = Passage(chunk_id, chunk.text, chunk.start, chunk.end, chunk.heading, state.metadata)
         found.append(Piece(passage, chunk.embed_text, payload))
     return tuple(found)

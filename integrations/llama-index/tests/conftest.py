@@ -1,0 +1,66 @@
+"""Documents, and a retriever over them with an encoder without a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from llama_index.core import Document, Settings
+from llama_index.retrievers.tarragon import TarragonRetriever
+from reading_llm import ReadingLLM
+
+from tarragon.testing import WordEncoder
+
+KEYS = """# Signing keys
+
+Every release is signed by two engineers.
+
+## Rotate the signing key
+
+Run keyctl rotate to rotate the signing key every April.
+
+## Revoke a key
+
+Revoke a leaked key at once with keyctl revoke.
+"""
+BACKUP = "The database backup is copied to cold storage every night at three.\n"
+WALLS = "The walls of the office are painted white each spring.\n"
+
+
+@pytest.fixture
+def documents() -> list[Document]:
+    return [
+        Document(
+            text=KEYS,
+            id_="keys.md",
+            metadata={"team": "security", "year": 2024, "tags": ["a", "b"]},
+            excluded_embed_metadata_keys=["year", "tags"],
+            excluded_llm_metadata_keys=["tags"],
+            metadata_template="{key} = {value}",
+            text_template="[{metadata_str}]\n{content}",
+        ),
+        Document(text=BACKUP, id_="backup", metadata={"team": "storage", "year": 2025}),
+        Document(text=WALLS, id_="walls", metadata={}),
+    ]
+
+
+@pytest.fixture
+def retriever(tmp_path: Path, documents: list[Document]) -> Iterator[TarragonRetriever]:
+    path = tmp_path / "handbook.tarragon"
+    with TarragonRetriever.from_documents(documents, path, encoder=WordEncoder(), similarity_top_k=3) as opened:
+        yield opened
+
+
+@pytest.fixture
+def llm() -> Iterator[ReadingLLM]:
+    """As LlamaIndex's own default too, so that nothing reaches for a model elsewhere."""
+    reading = ReadingLLM()
+    before = Settings._llm
+    Settings.llm = reading
+    yield reading
+    Settings._llm = before
