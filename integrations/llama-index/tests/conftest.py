@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 from llama_index.core import Document, Settings
 from llama_index.retrievers.tarragon import TarragonRetriever
 from reading_llm import ReadingLLM
 
 from tarragon.testing import WordEncoder
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+_CORE = find_spec("llama_index.core")
+assert _CORE is not None
+assert _CORE.origin is not None
+# core 0.13 ships the data of its sentence splitter and downloads them all the same
+os.environ.setdefault("NLTK_DATA", str(Path(_CORE.origin).parent / "_static" / "nltk_cache"))
 
 KEYS = """# Signing keys
 

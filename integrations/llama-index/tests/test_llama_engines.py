@@ -50,6 +50,7 @@ pytestmark = [
     ),
     pytest.mark.filterwarnings("ignore:The `__fields:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*model_:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:ServiceManager:DeprecationWarning"),
 ]
 
 QUESTION = "when is the signing key to be rotated with keyctl rotate?"

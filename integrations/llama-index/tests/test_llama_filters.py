@@ -121,7 +121,7 @@ def test_the_oracle_is_core_s_own_where_core_answers() -> None:
         for metadata in every_metadata():
             try:
                 core = build_metadata_filter_fn(lambda _: metadata, filters)("")  # noqa: B023
-            except TypeError:
+            except (TypeError, AttributeError, ValueError):  # values that cannot be compared, operators unknown to 0.13
                 continue
             asked += 1
             agreed += core == oracle(filters, metadata)
