@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +16,8 @@ from reading_llm import ReadingLLM
 
 from tarragon.testing import WordEncoder
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _CORE = find_spec("llama_index.core")
 assert _CORE is not None
@@ -69,3 +73,10 @@ def llm() -> Iterator[ReadingLLM]:
     Settings.llm = reading
     yield reading
     Settings._llm = before
+
+
+@pytest.fixture(scope="module")
+def _nothing_left() -> Iterator[None]:
+    """Chat memories of LlamaIndex end with the module, in which warnings about them are expected."""
+    yield
+    gc.collect()

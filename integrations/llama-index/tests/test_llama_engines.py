@@ -43,6 +43,7 @@ from reading_llm import DONT_KNOW, ReadingLLM
 from tarragon.testing import WordEncoder
 
 pytestmark = [
+    pytest.mark.usefixtures("_nothing_left"),
     # LlamaIndex's own: memory that is not closed, and workflows that look at all their attributes
     pytest.mark.filterwarnings("ignore:<aiosqlite:ResourceWarning"),
     pytest.mark.filterwarnings(
