@@ -51,7 +51,8 @@ def test_the_blocks_about_retrieval_run_in_order(here: Path, capsys: pytest.Capt
         outputs.append(capsys.readouterr().out)
     assert "'legs', 'fuse', 'serve'" in outputs[0]
     assert outputs[0].splitlines()[1:] == ["1", "keys.md is hit 1 of 5"]
-    assert outputs[-1] == "[]\n[]\n", "no document is of this tenant"
+    assert outputs[2] == "[]\n[]\n", "no document is of this tenant"
+    assert outputs[-1] == "['a', 'b'] ['The cache is warmed at six.']\n1 ['a']\n"
 
 
 def test_the_commands_of_the_readme_run(here: Path) -> None:
