@@ -4,7 +4,9 @@ TarragonError
 ├── InvalidInput (ValueError)         the caller's value cannot be used
 │   ├── InvalidDocument               a document's id, text or metadata
 │   ├── InvalidFilter                 a filter that cannot be compiled; never ignored
-│   └── InvalidRecipe                 a setting outside its range
+│   ├── InvalidRecipe                 a setting outside its range
+│   ├── InvalidGolden                 questions with judgements: a file or a value that is malformed
+│   └── InvalidRun                    a run to be scored: a file or a value that is malformed
 ├── IndexProblem                      the index as a whole
 │   ├── IndexNotFound (FileNotFoundError)
 │   ├── NotAnIndex                    the path holds something else
@@ -64,6 +66,14 @@ class InvalidFilter(InvalidInput):
 
 class InvalidRecipe(InvalidInput):
     """A setting is outside its range."""
+
+
+class InvalidGolden(InvalidInput):
+    """Questions with judgements are malformed or missing. From a file, `data` has its ``path`` and ``line``."""
+
+
+class InvalidRun(InvalidInput):
+    """A run, the answers of a configuration, is malformed. From a file, `data` has its ``path`` and ``line``."""
 
 
 class IndexProblem(TarragonError):

@@ -29,6 +29,7 @@ class Question:
         relevant: Documents that were judged. Where a set has only spans, their documents with grade 1.
         spans: Exact characters that answer it.
         answer: What a good answer says.
+        alternatives: Other answers that are as good.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Question:
     relevant: Grades = field(default_factory=dict)
     spans: tuple[Span, ...] = ()
     answer: str | None = None
+    alternatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Run:
 
     Attributes:
         name: Of the configuration.
-        rankings: Question id → places, best first, equal scores in order of their ids. A question without hits has none.
+        rankings: Question id → places, best first; the order decides, not the scores. A question without hits has none.
         configuration: Settings and fingerprints, as JSON.
         seconds: Question id → seconds it took, where that was measured.
     """
@@ -117,3 +119,80 @@ class Scores:
     golden: str
     per_question: Mapping[str, Mapping[str, float]]
     means: Mapping[str, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same names and values, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Between two runs, in one metric, over the same questions.
+
+    Attributes:
+        metric: Such as ``nDCG@10``.
+        first: Name of the run that others are compared with.
+        second: Name of the other one.
+        means: Of the first and of the second.
+        difference: Second less first, with its bootstrap interval: above 0, the second is better.
+        p: Of a paired randomisation test, two-sided: how often chance alone would differ so much.
+        adjusted: The same, for as many runs as were compared (Holm).
+        wins: Questions that the second answers better.
+        losses: Worse.
+        ties: As well.
+    """
+
+    metric: str
+    first: str
+    second: str
+    means: tuple[float, float]
+    difference: Interval
+    p: float
+    adjusted: float
+    wins: int
+    losses: int
+    ties: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A question that two runs answer differently.
+
+    Attributes:
+        question: With its judgements.
+        metric: In which they differ.
+        runs: Names of the first and the second.
+        first: Value of the first.
+        second: Value of the second.
+        rankings: The first places of both; empty if the runs were not given.
+    """
+
+    question: Question
+    metric: str
+    runs: tuple[str, str]
+    first: float
+    second: float
+    rankings: tuple[tuple[Ranked, ...], tuple[Ranked, ...]] = ((), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Runs against a reference, over the same questions.
+
+    Attributes:
+        golden: Digest of the questions.
+        questions: How many there are.
+        reference: Name of the first run, which others are compared with.
+        differences: By metric, in the order that they were scored in; within it, by run.
+        changes: Of each run, the questions that changed most, the largest change first.
+    """
+
+    golden: str
+    questions: int
+    reference: str
+    differences: tuple[Difference, ...]
+    changes: tuple[Change, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same names and values, ready for JSON."""
+        return asdict(self)
