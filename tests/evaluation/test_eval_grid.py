@@ -81,7 +81,7 @@ def test_toml_says_the_same(tmp_path: Path) -> None:
         ({}, "needs datasets"),
         ({"datasets": ["a", "b/a"]}, "names of their own"),
         ({**DATA, "serach": {}}, "'serach'"),
-        ({**DATA, "search": {"fuson": "rrf"}}, "'fuson'; there are depth, "),
+        ({**DATA, "search": {"fuson": "rrf"}}, "'fuson'; there are dense_weight, depth, "),
         ({**DATA, "search": {"depth": []}}, "depth=[]"),
         ({**DATA, "search": ["depth"]}, "object of settings"),
         ({**DATA, "vary": "some"}, "vary='some'"),
