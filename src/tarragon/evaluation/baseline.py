@@ -1,7 +1,7 @@
 """A release gate: the scores that were good enough are kept in a file, and later ones are judged against them.
 
-What is compared are the same questions one by one, so that a fall of a hundredth can be told from chance. More lost than
-the caller allows fails, whatever chance says: the verdict names the interval, and the reader decides.
+What is compared are the same questions one by one, so that a fall of a hundredth can be told from chance. A larger one
+than the caller allows fails, whatever chance says: the verdict names the interval, and the reader decides.
 """
 
 from __future__ import annotations
