@@ -165,6 +165,7 @@ def own_tokens() -> Ends:
 
     tokenizer = Tokenizer.from_file(str(bundled_model_path() / "tokenizer.json"))
     tokenizer.no_truncation()
+    tokenizer.no_padding()
     return lambda text: [*(end for _, end in tokenizer.encode(text, add_special_tokens=False).offsets[:-1]), len(text)]
 
 
