@@ -27,7 +27,8 @@ TarragonError
 │   ├── EncodingFailed (RuntimeError)
 │   ├── AdapterRefused                no bridge between two spaces that is good enough
 │   ├── ModelUnavailable (ConnectionError)  a model behind HTTP cannot be reached or refuses
-│   └── RerankingFailed (RuntimeError)      a reranker cannot score
+│   ├── RerankingFailed (RuntimeError)      a reranker cannot score
+│   └── AnsweringFailed (RuntimeError)      a language model says nothing that can be used
 ├── StorageProblem                    the engine or the disk
 │   ├── DiskFull (OSError)
 │   └── ServerUnavailable (ConnectionError)
@@ -158,6 +159,10 @@ class ModelUnavailable(ModelProblem, ConnectionError):
 
 class RerankingFailed(ModelProblem, RuntimeError):
     """A reranker gave no scores. The ranking before it still stands."""
+
+
+class AnsweringFailed(ModelProblem, RuntimeError):
+    """A language model gave no answer that can be used."""
 
 
 class StorageProblem(TarragonError):
