@@ -71,6 +71,7 @@ GOOD = {"id": "q", "query": "Who?", "relevant": ["a"]}
         ({"relevant": ["a"]}, "'query' is missing"),
         ({"query": 3, "relevant": ["a"]}, "'query' must be a string, not int"),
         ({"query": " ", "relevant": ["a"]}, "'query' is blank"),
+        ({"query": "\ud83d", "relevant": ["a"]}, "half of a surrogate pair"),
         ({"query": "x"}, "'relevant' is missing"),
         ({"query": "x", "relevant": "a"}, "'relevant' must be a list or an object"),
         ({"query": "x", "relevant": []}, "nothing is relevant"),

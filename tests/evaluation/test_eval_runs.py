@@ -57,9 +57,12 @@ def test_our_order_survives(tmp_path_factory: pytest.TempPathFactory, ids: list[
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf")])
-def test_scores_must_be_finite(score: float) -> None:
+def test_scores_must_be_finite(score: float, tmp_path: Path) -> None:
     with pytest.raises(InvalidRun, match="scores must be finite"):
         list(falling([score]))
+    with pytest.raises(InvalidRun, match="scores must be finite"):
+        write_json(Run("r", {"q": (Ranked("a", score),)}), tmp_path / "run.json")
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_ids_that_six_columns_cannot_hold(tmp_path: Path) -> None:

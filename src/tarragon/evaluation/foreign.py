@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tarragon.errors import InvalidGolden
-from tarragon.evaluation.lines import Place, lines, read_text, whole
+from tarragon.evaluation.lines import Place, halved, lines, read_text, whole
 from tarragon.evaluation.questions import golden_set
 from tarragon.evaluation.types import GoldenSet, Question
 from tarragon.types import Document
@@ -83,6 +83,8 @@ def _dataset(path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
         Place(path, problem.lineno, InvalidGolden).refuse(f"not JSON: {problem.msg} at column {problem.colno}")
     except RecursionError:
         Place(path, 1, InvalidGolden).refuse("not JSON: nested too deeply")
+    if halved(text, data):
+        Place(path, 1, InvalidGolden).refuse("holds half of a surrogate pair, which is no character")
     for key in ("queries", "corpus", "relevant_docs"):
         if not isinstance(data, dict) or not isinstance(data.get(key), dict):
             Place(path, 1, InvalidGolden).refuse(f"an EmbeddingQAFinetuneDataset has an object under {key!r}")

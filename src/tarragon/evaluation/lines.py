@@ -60,7 +60,20 @@ def json_lines(path: Path, error: type[InvalidInput]) -> Iterator[tuple[Place, d
             place.refuse(f"not JSON: {problem}")
         if not isinstance(record, dict):
             place.refuse(f"a JSON object is needed, this is a {type(record).__name__}")
+        if halved(text, record):
+            place.refuse("holds half of a surrogate pair, which is no character")
         yield place, record
+
+
+def halved(text: str, value: object) -> bool:
+    """Whether a value that was read from JSON text holds half of a surrogate pair, which cannot be written again."""
+    if "\\ud" not in text.lower():
+        return False
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def identifier(value: object, place: Place, key: str) -> str:

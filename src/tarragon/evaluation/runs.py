@@ -111,10 +111,14 @@ def falling(scores: Iterable[float]) -> Iterator[float]:
     """Scores in single precision, each at most what it was and below the one before."""
     last = np.float32(np.inf)
     for score in scores:
-        if not math.isfinite(score):
-            raise InvalidRun(f"a score of {score} cannot be written; scores must be finite", score=score)
+        _check_finite(score)
         last = min(np.float32(score), np.nextafter(last, np.float32(-np.inf)))
         yield float(last)
+
+
+def _check_finite(score: float) -> None:
+    if not math.isfinite(score):
+        raise InvalidRun(f"a score of {score} cannot be written; scores must be finite", score=score)
 
 
 def _distinct(ranking: Iterable[Ranked], level: Level) -> dict[str, float]:
@@ -146,6 +150,7 @@ def _number(text: str, place: Place) -> float:
 
 
 def _row(place: Ranked) -> list[Any]:
+    _check_finite(place.score)
     row: list[Any] = [place.document_id, place.score]
     return [*row, place.chunk_id, place.start, place.end] if place.chunk_id or place.end else row
 
@@ -162,6 +167,7 @@ def _place(row: object, question: str, place: Place) -> Ranked:
         not isinstance(row, list)
         or len(row) not in (2, 5)
         or not all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=False))
+        or not math.isfinite(row[1])
     ):
         place.refuse(
             f"question {question!r}: a place is [document, score] or [document, score, chunk, start, end]: {row!r}"
