@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +78,15 @@ def test_what_cannot_be_compared() -> None:
         compare(SCORED, golden_set("other", GOLDEN.questions[1:]))
     with pytest.raises(InvalidInput, match="no metric in common"):
         compare([SCORED[0], Scores("d", GOLDEN.digest, {}, {})], GOLDEN)
+
+
+def test_the_block_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    exec(compile(block, page.name, "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" ", 2)[:1] for line in lines] == [["nDCG@10"], ["R@100"], ["RR"]]
+    assert lines[1].startswith("R@100 (1.0, 1.0) Interval(mean=0.0")
