@@ -227,7 +227,7 @@ def _check(baseline: Baseline, scores: Scores, golden: GoldenSet, max_drop: floa
         if digest != golden.digest:
             raise InvalidInput(
                 f"{what} is of other questions or judgements than {golden.name} has now, and nothing can be compared: "
-                "make the baseline anew with the release that it stands for (--write-baseline)",
+                "make the baseline anew (eval --write-baseline, monitor --rebase)",
                 golden=golden.digest,
                 given=digest,
             )
