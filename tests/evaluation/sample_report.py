@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from tarragon.evaluation.contrast import compare
 from tarragon.evaluation.report import Report
 from tarragon.evaluation.significance import bootstrap_intervals
-from tarragon.evaluation.types import GoldenSet, Interval, Question, Ranked, Run, Scores
+from tarragon.evaluation.stages import StageRow, Stages
+from tarragon.evaluation.types import GoldenSet, Question, Ranked, Run, Scores
 
 NASTY = "<script>alert('x')</script> & \"quoted\" | *bold* `code` \x07 \ud800 [link](http://example.com/a.png)"
 MACHINE = {"processor": "a test", "cores": "2"}
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    means: dict[str, Interval]
-    p50: float | None
-    p95: float | None
-    p99: float | None
-    candidates: float = 100.0
-    tokens: float = 12.5
-    calls: float = 1.0
-
-
-@dataclass(frozen=True)
-class Staged:
-    run: Run
-    rows: tuple[Row, ...]
-    ceilings: dict[str, Interval]
 
 
 def golden(count: int, *, nasty: bool = False) -> GoldenSet:
@@ -88,9 +68,7 @@ def sample(count: int = 300, *, nasty: bool = False, depth: int = 100, names: st
     )
     scores = tuple(score(one, asked) for one in runs)
     compared = compare(scores, asked, runs), compare(scores[2:], asked, runs)
-    rows = tuple(
-        Row(name, dict(one.means), 0.001, 0.002, None) for name, one in zip(("dense", "lexical"), scores, strict=False)
-    )
+    rows = tuple(StageRow(one.run, one.means, 0.001, 0.002, None, 100.0, 12.5, 1.0) for one in scores[:2])
     ceilings = {rows[1].name: scores[0].means["R@10"]}
     return Report(
         NASTY if nasty else "Handbook, October",
@@ -98,7 +76,7 @@ def sample(count: int = 300, *, nasty: bool = False, depth: int = 100, names: st
         runs,
         scores,
         compared,
-        (Staged(runs[2], rows, ceilings),),
+        (Stages(runs[2], rows, scores[:2], ceilings),),
         (NASTY,) if nasty else ("The questions are made up.",),
         "2026-10-01",
         MACHINE,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from tarragon.evaluation import report_html, report_markdown
 from tarragon.evaluation.report_sections import page
-from tarragon.evaluation.report_values import Report, StageRow, Stages
+from tarragon.evaluation.report_values import Report
 
-__all__ = ["Report", "StageRow", "Stages", "to_html", "to_markdown"]
+__all__ = ["Report", "to_html", "to_markdown"]
 
 
 def to_html(report: Report) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tarragon.evaluation import report_figures as charts
 from tarragon.evaluation.report_figures import interval, is_relevant
 from tarragon.evaluation.report_page import Block, Cell, Figures, Fold, Page, Paragraph, Section, Table
-from tarragon.evaluation.report_values import Report, Stages
+from tarragon.evaluation.report_values import Report
 from tarragon.evaluation.types import Change, Difference, Interval, Question, Ranked, Run
+
+if TYPE_CHECKING:
+    from tarragon.evaluation.stages import Stages
 
 DOUBT = 0.05
 """A difference with a larger p is not told as one."""

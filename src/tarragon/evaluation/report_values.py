@@ -2,65 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from tarragon.errors import InvalidInput
 from tarragon.evaluation.report_machine import machine
-from tarragon.evaluation.types import Comparison, Difference, GoldenSet, Interval, Run, Scores
+from tarragon.evaluation.types import Comparison, Difference, GoldenSet, Run, Scores
 
-
-class StageRow(Protocol):
-    """A stage of a search."""
-
-    @property
-    def name(self) -> str:
-        """Such as ``dense``, ``fused``, ``rerank: <model>``."""
-
-    @property
-    def means(self) -> Mapping[str, Interval]:
-        """Metric → what the ranking after this stage is worth."""
-
-    @property
-    def p50(self) -> float | None:
-        """Seconds that it takes: half of the questions less."""
-
-    @property
-    def p95(self) -> float | None:
-        """95 of 100 less."""
-
-    @property
-    def p99(self) -> float | None:
-        """99 of 100 less."""
-
-    @property
-    def candidates(self) -> float:
-        """Passages that come out of it, on average."""
-
-    @property
-    def tokens(self) -> float:
-        """Tokens that a model reads in it, on average."""
-
-    @property
-    def calls(self) -> float:
-        """Requests to the engine, on average."""
-
-
-class Stages(Protocol):
-    """A run, stage by stage."""
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-
-    @property
-    def rows(self) -> Sequence[StageRow]:
-        """Its stages, in order."""
-
-    @property
-    def ceilings(self) -> Mapping[str, Interval]:
-        """Stage → recall of what it was given to rank: the best that it could do."""
+if TYPE_CHECKING:
+    from tarragon.evaluation.stages import Stages
 
 
 @dataclass(frozen=True, slots=True)
