@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from tarragon import __version__
-from tarragon.cli import commands, questions
+from tarragon.cli import commands, evaluations, questions
 from tarragon.recipe import Chunking, Language
 from tarragon.sources import DEFAULT_MAX_BYTES
 
@@ -23,6 +23,15 @@ def parser() -> argparse.ArgumentParser:
     why = "at which stage a question loses a document"
     questions.add_why_not(_command(found, "why-not", questions.why_not, why))
     questions.add_tune(_command(found, "tune", questions.tune, "measure how the index is best searched, and do so"))
+    evaluations.add_eval(
+        _command(found, "eval", evaluations.evaluate, "how well questions with known answers are answered")
+    )
+    evaluations.add_compare_runs(
+        _plain(found, "compare-runs", evaluations.compare_runs, "which of several saved runs answers better, and where")
+    )
+    evaluations.add_sweep(_plain(found, "sweep", evaluations.sweep, "measure a grid of settings on several data sets"))
+    watched = "whether an index still answers as it did; for a weekly job"
+    evaluations.add_monitor(_command(found, "monitor", evaluations.monitor, watched))
     _command(found, "status", commands.status, "what an index holds; works while another process uses it")
     _add_device(_command(found, "optimize", commands.optimize, "build the vector graph and free deleted space"))
     _add_verify(_command(found, "verify", commands.verify, "compare ledger, chunks and vectors; mend what is wrong"))
@@ -39,9 +48,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _command(found: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    made = _plain(found, name, run, text)
+    made.add_argument("index", metavar="INDEX", help="a folder, such as handbook.tarragon, or http://host:6333/name")
+    return made
+
+
+def _plain(found: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    """A command without an index."""
     made: argparse.ArgumentParser = found.add_parser(name, help=text, description=text)
     made.set_defaults(command=run)
-    made.add_argument("index", metavar="INDEX", help="a folder, such as handbook.tarragon, or http://host:6333/name")
     made.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
     return made
 

@@ -48,6 +48,8 @@ def run(
     """
     index, settings = source if isinstance(source, Index) else source.index, settings_of(source, recipe)
     configuration = configuration_of(index, settings, k)
+    if vectors is None:
+        index.warm_up(settings)  # else the first questions would count the loading of models
     rankings: dict[str, tuple[Ranked, ...]] = {}
     seconds: dict[str, float] = {}
     for question, hits, took in answers(source, golden.questions, k=k, recipe=settings, vectors=vectors):

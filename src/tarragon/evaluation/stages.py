@@ -127,6 +127,7 @@ def stages(
     index = source if isinstance(source, Index) else source.index
     ask = source.search if isinstance(source, Index) else source.retrieve
     settings, chunks, notes = settings_of(source, recipe), Chunks(index), _Notes(_Seen)
+    index.warm_up(settings)  # else the first question would count the loading of models
     rankings = {}
     for question in golden.questions:
         hits = ask(question.text, k, recipe=settings)

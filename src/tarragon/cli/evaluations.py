@@ -1,0 +1,250 @@
+"""The commands that measure: ``eval``, ``compare-runs``, ``sweep``, ``monitor``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tarragon.cli import evaluation_views as show
+from tarragon.cli import views
+from tarragon.cli.questions import add_asking, read_filter, read_queries, recipe_typed
+from tarragon.errors import InvalidInput
+from tarragon.evaluation.baseline import MAX_DROP, Baseline, judge, read_baseline, write_baseline
+from tarragon.evaluation.contrast import compare
+from tarragon.evaluation.golden import read_golden
+from tarragon.evaluation.grid import read_grid
+from tarragon.evaluation.metrics import METRICS, parse, score
+from tarragon.evaluation.monitor import MAX_STALE, Limits
+from tarragon.evaluation.monitor import K as MONITOR_K
+from tarragon.evaluation.monitor import monitor as look
+from tarragon.evaluation.report import Report, to_html, to_markdown
+from tarragon.evaluation.running import K, run
+from tarragon.evaluation.runs import read_run, write_json, write_trec_run
+from tarragon.evaluation.stages import Stages, stages
+from tarragon.evaluation.sweeping import sweep as measure
+from tarragon.evaluation.types import Comparison, GoldenSet, Run, Scores
+from tarragon.index import Index
+from tarragon.retriever import Retriever
+
+WORSE = 3
+"""Exit code of a gate that fails, and of an index that needs somebody."""
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+def add_eval(made: argparse.ArgumentParser) -> None:
+    """Options of ``tarragon eval``."""
+    _add_golden(made)
+    _add_metrics(made)
+    add_asking(made, K)
+    made.add_argument("--name", default="", help="of this run (default: the settings that were changed)")
+    made.add_argument("--stages", action="store_true", help="what each stage of the search is worth and costs; slower")
+    made.add_argument(
+        "--against", action="append", default=[], metavar="RUN", help="compare with a saved run; repeatable"
+    )
+    made.add_argument("--save-run", metavar="FILE", help="save the rankings: as JSON (.json), else as a TREC run")
+    gate = made.add_argument_group("release gate: exit code 3 if a metric fell too far")
+    gate.add_argument("--baseline", metavar="FILE", help="what it was worth before")
+    gate.add_argument(
+        "--max-drop", type=float, default=MAX_DROP, metavar="X", help="may be lost (default: %(default)s)"
+    )
+    gate.add_argument("--write-baseline", metavar="FILE", help="keep what it is worth now; not if the gate fails")
+    _add_report(made)
+
+
+def add_compare_runs(made: argparse.ArgumentParser) -> None:
+    """Options of ``tarragon compare-runs``."""
+    made.add_argument("runs", nargs="+", metavar="RUN", help="saved runs, JSON or TREC; the first is the reference")
+    _add_golden(made)
+    _add_metrics(made)
+    _add_report(made)
+
+
+def add_sweep(made: argparse.ArgumentParser) -> None:
+    """Options of ``tarragon sweep``."""
+    made.add_argument("grid", metavar="GRID", help="a .json or .toml file: see docs/evaluation.md")
+    made.add_argument("--into", metavar="DIR", required=True, help="keeps indexes, vectors and results: it is resumed")
+    made.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
+    made.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+
+
+def add_monitor(made: argparse.ArgumentParser) -> None:
+    """Options of ``tarragon monitor``."""
+    _add_golden(made)
+    add_asking(made, MONITOR_K)
+    made.add_argument(
+        "--asked", metavar="FILE", help='questions of users, JSON lines {"query": ...}: have they drifted?'
+    )
+    made.add_argument(
+        "--max-drop", type=float, default=MAX_DROP, metavar="X", help="may be lost (default: %(default)s)"
+    )
+    made.add_argument(
+        "--max-stale", type=float, default=MAX_STALE, metavar="SHARE", help="of the documents (default: %(default)s)"
+    )
+    made.add_argument("--alert-on-drift", action="store_true", help="drift is not only a note")
+    made.add_argument("--history", metavar="DIR", help="instead of the folder monitor in the index's own")
+    made.add_argument("--rebase", action="store_true", help="let what is found now be the baseline")
+
+
+def _add_golden(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--golden", metavar="FILE", required=True, help="questions with judgements: JSON lines, a BEIR "
+        "folder, LlamaIndex's JSON, or TREC judgements with --topics")  # fmt: skip
+    made.add_argument("--split", default="test", help="of a BEIR folder (default: %(default)s)")
+    made.add_argument("--topics", metavar="FILE", help="of TREC judgements: ids and questions, a tab between them")
+
+
+def _add_metrics(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--metrics", metavar="LIST", help=f"with commas between them (default: {','.join(METRICS)})")
+
+
+def _add_report(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--html", metavar="FILE", help="write a report as one self-contained page")
+    made.add_argument("--markdown", metavar="FILE", help="write it as Markdown")
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+def evaluate(options: argparse.Namespace) -> int:
+    """``tarragon eval``."""
+    golden = _golden(options)
+    baseline = None if options.baseline is None else read_baseline(options.baseline)
+    metrics = _metrics(options, tuple(baseline.scores.per_question) if baseline else METRICS)
+    _check_depth(metrics, options.k)
+    found, told = _asked(options, golden)
+    runs = _named([*map(read_run, options.against), found])
+    scored = [score(one, golden, metrics) for one in runs]
+    comparison = compare(scored, golden, runs) if len(runs) > 1 else None
+    verdict = None
+    if baseline is not None:
+        verdict = judge(baseline, found, scored[-1], golden, max_drop=options.max_drop, metrics=metrics)
+    passed = verdict is None or verdict.passed
+    if options.save_run:
+        _save(found, options.save_run)
+    if options.write_baseline and passed:
+        write_baseline(Baseline.of(found, scored[-1], golden), options.write_baseline)
+    stages_told, notes = () if told is None else (told,), () if verdict is None else verdict.sentences
+    _write_report(options, golden, runs, scored, comparison, stages_told, notes)
+    if options.json:
+        views.output_json(show.measured(golden, found, scored[-1], told, comparison, verdict))
+    else:
+        show.show_measured(golden, runs, scored, told, comparison, verdict)
+    return 0 if passed else WORSE
+
+
+def compare_runs(options: argparse.Namespace) -> int:
+    """``tarragon compare-runs``."""
+    if len(options.runs) < 2:
+        raise InvalidInput(f"two runs or more are compared, and there is one: {options.runs[0]}")
+    golden, metrics = _golden(options), _metrics(options, METRICS)
+    runs = _named([read_run(path) for path in options.runs])
+    scored = [score(one, golden, metrics) for one in runs]
+    comparison = compare(scored, golden, runs)
+    _write_report(options, golden, runs, scored, comparison)
+    if options.json:
+        means = {one.run: {name: asdict(mean) for name, mean in one.means.items()} for one in scored}
+        views.output_json({"scores": means, "comparison": comparison.to_dict()})
+    else:
+        show.show_scores(golden, runs, scored)
+        show.show_comparison(comparison)
+    return 0
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """``tarragon sweep``."""
+    grid = read_grid(options.grid)
+    with views.steps(options.json) as said:
+        cells = measure(grid, options.into, device=options.device, workers=options.workers, said=said)
+    if options.json:
+        views.output_json(
+            {"name": grid.name, "cells": [cell.to_dict() | {"scores": show.means(cell)} for cell in cells]}
+        )
+    else:
+        show.show_sweep(grid, cells)
+    return 0
+
+
+def monitor(options: argparse.Namespace) -> int:
+    """``tarragon monitor``."""
+    golden = _golden(options)
+    asked = [query if isinstance(query, str) else query[0] for query in read_queries(options.asked)]
+    if options.filter is not None:
+        raise InvalidInput("--filter: monitoring looks at the whole index; leave it out")
+    with Index.open(options.index, device=options.device, create=False) as index:
+        found = look(
+            index,
+            golden,
+            k=options.k,
+            recipe=recipe_typed(index, options),
+            questions=asked,
+            limits=Limits(options.max_drop, options.max_stale, options.alert_on_drift),
+            folder=options.history,
+            rebase=options.rebase,
+        )
+    views.output(options.json, found, show.show_health)
+    return 0 if found.is_well else WORSE
+
+
+# --- what they share --------------------------------------------------------------------------------------------------
+def _asked(options: argparse.Namespace, golden: GoldenSet) -> tuple[Run, Stages | None]:
+    with Index.open(options.index, device=options.device, create=False) as index:
+        recipe = recipe_typed(index, options)
+        with Retriever(index, recipe=recipe, filter=read_filter(options.filter)) as retriever:
+            if not options.stages:
+                return run(retriever, golden, k=options.k, name=options.name), None
+            told = stages(retriever, golden, k=options.k, name=options.name)
+            return told.run, told
+
+
+def _golden(options: argparse.Namespace) -> GoldenSet:
+    return read_golden(options.golden, split=options.split, queries=options.topics)
+
+
+def _metrics(options: argparse.Namespace, otherwise: Sequence[str]) -> tuple[str, ...]:
+    if options.metrics is None:
+        return tuple(otherwise)
+    return tuple(name.strip() for name in options.metrics.split(","))
+
+
+def _check_depth(metrics: Sequence[str], k: int) -> None:
+    """Raise `InvalidInput` for a metric that looks deeper than the ranking goes: it would look like a worse one."""
+    deepest = max((int(name.partition("@")[2] or 0) for name in map(str, map(parse, metrics))), default=0)
+    if deepest > k:
+        raise InvalidInput(f"-k {k} is not deep enough for {', '.join(metrics)}: say -k {deepest}", k=k)
+
+
+def _named(runs: Sequence[Run]) -> list[Run]:
+    """The runs with names of their own: a second one of a name gets a number."""
+    names: dict[str, int] = {}
+    found = []
+    for one in runs:
+        names[one.name] = names.get(one.name, 0) + 1
+        found.append(one if names[one.name] == 1 else replace(one, name=f"{one.name} ({names[one.name]})"))
+    return found
+
+
+def _save(found: Run, path: str) -> None:
+    if path.endswith(".json"):
+        write_json(found, path)
+    else:
+        write_trec_run(found, path)
+
+
+def _write_report(
+    options: argparse.Namespace,
+    golden: GoldenSet,
+    runs: Sequence[Run],
+    scored: Sequence[Scores],
+    comparison: Comparison | None,
+    told: tuple[Stages, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> None:
+    if not (options.html or options.markdown):
+        return
+    compared: tuple[Any, ...] = () if comparison is None else (comparison,)
+    made = date.today().isoformat()
+    report = Report(f"{golden.name}", golden, tuple(runs), tuple(scored), compared, told, notes, made)
+    for path, write in ((options.html, to_html), (options.markdown, to_markdown)):
+        if path:
+            Path(path).write_text(write(report), encoding="utf-8")
