@@ -11,18 +11,17 @@ from typing import Any
 
 from tarragon.cli import evaluation_views as show
 from tarragon.cli import views
-from tarragon.cli.questions import add_asking, read_filter, read_queries, recipe_typed
+from tarragon.cli.questions import read_filter, read_queries, recipe_typed
 from tarragon.errors import InvalidInput
-from tarragon.evaluation.baseline import MAX_DROP, Baseline, judge, read_baseline, write_baseline
+from tarragon.evaluation.baseline import Baseline, judge, read_baseline, write_baseline
 from tarragon.evaluation.contrast import compare
 from tarragon.evaluation.golden import read_golden
 from tarragon.evaluation.grid import read_grid
 from tarragon.evaluation.metrics import METRICS, parse, score
-from tarragon.evaluation.monitor import MAX_STALE, Limits
-from tarragon.evaluation.monitor import K as MONITOR_K
+from tarragon.evaluation.monitor import Limits
 from tarragon.evaluation.monitor import monitor as look
 from tarragon.evaluation.report import Report, to_html, to_markdown
-from tarragon.evaluation.running import K, run
+from tarragon.evaluation.running import run
 from tarragon.evaluation.runs import read_run, write_json, write_trec_run
 from tarragon.evaluation.stages import Stages, stages
 from tarragon.evaluation.sweeping import sweep as measure
@@ -34,78 +33,6 @@ WORSE = 3
 """Exit code of a gate that fails, and of an index that needs somebody."""
 
 
-# --- options ----------------------------------------------------------------------------------------------------------
-def add_eval(made: argparse.ArgumentParser) -> None:
-    """Options of ``tarragon eval``."""
-    _add_golden(made)
-    _add_metrics(made)
-    add_asking(made, K)
-    made.add_argument("--name", default="", help="of this run (default: the settings that were changed)")
-    made.add_argument("--stages", action="store_true", help="what each stage of the search is worth and costs; slower")
-    made.add_argument(
-        "--against", action="append", default=[], metavar="RUN", help="compare with a saved run; repeatable"
-    )
-    made.add_argument("--save-run", metavar="FILE", help="save the rankings: as JSON (.json), else as a TREC run")
-    gate = made.add_argument_group("release gate: exit code 3 if a metric fell too far")
-    gate.add_argument("--baseline", metavar="FILE", help="what it was worth before")
-    gate.add_argument(
-        "--max-drop", type=float, default=MAX_DROP, metavar="X", help="may be lost (default: %(default)s)"
-    )
-    gate.add_argument("--write-baseline", metavar="FILE", help="keep what it is worth now; not if the gate fails")
-    _add_report(made)
-
-
-def add_compare_runs(made: argparse.ArgumentParser) -> None:
-    """Options of ``tarragon compare-runs``."""
-    made.add_argument("runs", nargs="+", metavar="RUN", help="saved runs, JSON or TREC; the first is the reference")
-    _add_golden(made)
-    _add_metrics(made)
-    _add_report(made)
-
-
-def add_sweep(made: argparse.ArgumentParser) -> None:
-    """Options of ``tarragon sweep``."""
-    made.add_argument("grid", metavar="GRID", help="a .json or .toml file: see docs/evaluation.md")
-    made.add_argument("--into", metavar="DIR", required=True, help="keeps indexes, vectors and results: it is resumed")
-    made.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
-    made.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
-
-
-def add_monitor(made: argparse.ArgumentParser) -> None:
-    """Options of ``tarragon monitor``."""
-    _add_golden(made)
-    add_asking(made, MONITOR_K)
-    made.add_argument(
-        "--asked", metavar="FILE", help='questions of users, JSON lines {"query": ...}: have they drifted?'
-    )
-    made.add_argument(
-        "--max-drop", type=float, default=MAX_DROP, metavar="X", help="may be lost (default: %(default)s)"
-    )
-    made.add_argument(
-        "--max-stale", type=float, default=MAX_STALE, metavar="SHARE", help="of the documents (default: %(default)s)"
-    )
-    made.add_argument("--alert-on-drift", action="store_true", help="drift is not only a note")
-    made.add_argument("--history", metavar="DIR", help="instead of the folder monitor in the index's own")
-    made.add_argument("--rebase", action="store_true", help="let what is found now be the baseline")
-
-
-def _add_golden(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--golden", metavar="FILE", required=True, help="questions with judgements: JSON lines, a BEIR "
-        "folder, LlamaIndex's JSON, or TREC judgements with --topics")  # fmt: skip
-    made.add_argument("--split", default="test", help="of a BEIR folder (default: %(default)s)")
-    made.add_argument("--topics", metavar="FILE", help="of TREC judgements: ids and questions, a tab between them")
-
-
-def _add_metrics(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--metrics", metavar="LIST", help=f"with commas between them (default: {','.join(METRICS)})")
-
-
-def _add_report(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--html", metavar="FILE", help="write a report as one self-contained page")
-    made.add_argument("--markdown", metavar="FILE", help="write it as Markdown")
-
-
-# --- commands ---------------------------------------------------------------------------------------------------------
 def evaluate(options: argparse.Namespace) -> int:
     """``tarragon eval``."""
     golden = _golden(options)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from tarragon import __version__
-from tarragon.cli import commands, evaluations, questions
+from tarragon.cli import commands, evaluation_options, questions
 from tarragon.recipe import Chunking, Language
 from tarragon.sources import DEFAULT_MAX_BYTES
 
@@ -23,15 +23,14 @@ def parser() -> argparse.ArgumentParser:
     why = "at which stage a question loses a document"
     questions.add_why_not(_command(found, "why-not", questions.why_not, why))
     questions.add_tune(_command(found, "tune", questions.tune, "measure how the index is best searched, and do so"))
-    evaluations.add_eval(
-        _command(found, "eval", evaluations.evaluate, "how well questions with known answers are answered")
-    )
-    evaluations.add_compare_runs(
-        _plain(found, "compare-runs", evaluations.compare_runs, "which of several saved runs answers better, and where")
-    )
-    evaluations.add_sweep(_plain(found, "sweep", evaluations.sweep, "measure a grid of settings on several data sets"))
+    well = "how well questions with known answers are answered"
+    evaluation_options.add_eval(_command(found, "eval", _measuring("evaluate"), well))
+    better = "which of several saved runs answers better, and where"
+    evaluation_options.add_compare_runs(_plain(found, "compare-runs", _measuring("compare_runs"), better))
+    grid = "measure a grid of settings on several data sets"
+    evaluation_options.add_sweep(_plain(found, "sweep", _measuring("sweep"), grid))
     watched = "whether an index still answers as it did; for a weekly job"
-    evaluations.add_monitor(_command(found, "monitor", evaluations.monitor, watched))
+    evaluation_options.add_monitor(_command(found, "monitor", _measuring("monitor"), watched))
     _command(found, "status", commands.status, "what an index holds; works while another process uses it")
     _add_device(_command(found, "optimize", commands.optimize, "build the vector graph and free deleted space"))
     _add_verify(_command(found, "verify", commands.verify, "compare ledger, chunks and vectors; mend what is wrong"))
@@ -59,6 +58,18 @@ def _plain(found: Any, name: str, run: Callable[[argparse.Namespace], int], text
     made.set_defaults(command=run)
     made.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
     return made
+
+
+def _measuring(name: str) -> Callable[[argparse.Namespace], int]:
+    """A command of `tarragon.cli.evaluations`, which no other one has to wait for."""
+
+    def run(options: argparse.Namespace) -> int:
+        from tarragon.cli import evaluations
+
+        command: Callable[[argparse.Namespace], int] = getattr(evaluations, name)
+        return command(options)
+
+    return run
 
 
 def _add_device(made: argparse.ArgumentParser) -> None:

@@ -17,7 +17,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, get_args
 
-from tarragon.doctor import ask_sources
 from tarragon.errors import InvalidInput
 from tarragon.evaluation.baseline import MAX_DROP, Baseline, Verdict, judge, read_baseline, write_baseline
 from tarragon.evaluation.drift import FEWEST, Drift, compare
@@ -204,6 +203,8 @@ def _questions(index: Index, golden: GoldenSet, questions: Sequence[str]) -> Dri
 
 
 def _sources(index: Index) -> dict[str, int]:
+    from tarragon.doctor import ask_sources  # what it brings along, the command line need not wait for
+
     session = index._opened
     with session.reading() as version:
         answers = ask_sources(session, version, version.ledger.documents(), MOST_ASKED)
