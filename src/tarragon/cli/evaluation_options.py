@@ -14,7 +14,7 @@ from tarragon.evaluation.running import K
 
 def add_eval(made: argparse.ArgumentParser) -> None:
     """Options of ``tarragon eval``."""
-    _add_golden(made)
+    add_golden(made)
     _add_metrics(made)
     add_asking(made, K)
     made.add_argument("--name", default="", help="of this run (default: the settings that were changed)")
@@ -35,7 +35,7 @@ def add_eval(made: argparse.ArgumentParser) -> None:
 def add_compare_runs(made: argparse.ArgumentParser) -> None:
     """Options of ``tarragon compare-runs``."""
     made.add_argument("runs", nargs="+", metavar="RUN", help="saved runs, JSON or TREC; the first is the reference")
-    _add_golden(made)
+    add_golden(made)
     _add_metrics(made)
     _add_report(made)
 
@@ -50,7 +50,7 @@ def add_sweep(made: argparse.ArgumentParser) -> None:
 
 def add_monitor(made: argparse.ArgumentParser) -> None:
     """Options of ``tarragon monitor``."""
-    _add_golden(made)
+    add_golden(made)
     add_asking(made, MONITOR_K)
     made.add_argument(
         "--asked", metavar="FILE", help='questions of users, JSON lines {"query": ...}: have they drifted?'
@@ -66,7 +66,8 @@ def add_monitor(made: argparse.ArgumentParser) -> None:
     made.add_argument("--rebase", action="store_true", help="let what is found now be the baseline")
 
 
-def _add_golden(made: argparse.ArgumentParser) -> None:
+def add_golden(made: argparse.ArgumentParser) -> None:
+    """Options of which questions."""
     made.add_argument("--golden", metavar="FILE", required=True, help="questions with judgements: JSON lines, a BEIR "
         "folder, LlamaIndex's JSON, or TREC judgements with --topics")  # fmt: skip
     made.add_argument("--split", default="test", help="of a BEIR folder (default: %(default)s)")

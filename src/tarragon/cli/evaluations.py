@@ -35,7 +35,7 @@ WORSE = 3
 
 def evaluate(options: argparse.Namespace) -> int:
     """``tarragon eval``."""
-    golden = _golden(options)
+    golden = read_golden_typed(options)
     baseline = None if options.baseline is None else read_baseline(options.baseline)
     metrics = _metrics(options, tuple(baseline.scores.per_question) if baseline else METRICS)
     _check_depth(metrics, options.k)
@@ -64,7 +64,7 @@ def compare_runs(options: argparse.Namespace) -> int:
     """``tarragon compare-runs``."""
     if len(options.runs) < 2:
         raise InvalidInput(f"two runs or more are compared, and there is one: {options.runs[0]}")
-    golden, metrics = _golden(options), _metrics(options, METRICS)
+    golden, metrics = read_golden_typed(options), _metrics(options, METRICS)
     runs = _named([read_run(path) for path in options.runs])
     scored = [score(one, golden, metrics) for one in runs]
     comparison = compare(scored, golden, runs)
@@ -94,7 +94,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 def monitor(options: argparse.Namespace) -> int:
     """``tarragon monitor``."""
-    golden = _golden(options)
+    golden = read_golden_typed(options)
     asked = [query if isinstance(query, str) else query[0] for query in read_queries(options.asked)]
     if options.filter is not None:
         raise InvalidInput("--filter: monitoring looks at the whole index; leave it out")
