@@ -124,7 +124,8 @@ def _asked(options: argparse.Namespace, golden: GoldenSet) -> tuple[Run, Stages 
             return told.run, told
 
 
-def _golden(options: argparse.Namespace) -> GoldenSet:
+def read_golden_typed(options: argparse.Namespace) -> GoldenSet:
+    """The golden set that was named."""
     return read_golden(options.golden, split=options.split, queries=options.topics)
 
 
