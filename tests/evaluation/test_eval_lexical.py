@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tarragon.evaluation.lexical import contains, first_with, judge, normalised, token_f1, token_precision, tokens
+from tarragon.evaluation.answers import Answer, Passage
+from tarragon.evaluation.golden import golden_set
+from tarragon.evaluation.lexical import (
+    contains,
+    first_with,
+    judge,
+    judge_answers,
+    means,
+    normalised,
+    token_f1,
+    token_precision,
+    tokens,
+)
+from tarragon.evaluation.types import Question
 
 
 def squad_normalize_answer(s: str) -> str:
@@ -99,3 +112,26 @@ def test_a_whole_judgement() -> None:
     nothing = judge("", [], ["x"])
     assert (nothing.exact, nothing.f1, nothing.contained, nothing.grounded, nothing.found) == (None,) * 5
     assert judge("Red door", ["the red door"], []).exact == 1.0
+
+
+def test_means_are_over_what_can_be_told() -> None:
+    asked = golden_set(
+        "g",
+        [
+            Question("a", "?", {"d": 1}, answer="red door", alternatives=("the gate",)),
+            Question("b", "?", {"d": 1}, answer="blue"),
+            Question("c", "?", {"d": 1}),
+        ],
+    )
+    passages = (Passage("d", "", 0, 1, "nothing"), Passage("d", "", 0, 1, "a blue gate"))
+    judged = judge_answers(
+        asked, [Answer(id_, text, passages) for id_, text in (("a", "gate"), ("b", " "), ("x", "y"))]
+    )
+    assert list(judged) == ["a", "b"]
+    assert judged["a"].exact == 1.0
+    assert judged["b"].exact is None, "no answer was written"
+    assert judged["b"].found == 0.5
+    figures = means(judged.values())
+    assert figures["exact"].mean == 1.0
+    assert figures["found"].mean == 0.5
+    assert means([judge("", [], [])]) == {}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 
 from tarragon.cli.questions import add_asking
+from tarragon.evaluation.answers import PASSAGES
 from tarragon.evaluation.baseline import MAX_DROP
 from tarragon.evaluation.metrics import METRICS
 from tarragon.evaluation.monitor import MAX_STALE
 from tarragon.evaluation.monitor import K as MONITOR_K
 from tarragon.evaluation.running import K
+
+LLM = "MODEL@URL of an OpenAI-compatible server, such as qwen3@http://localhost:8000/v1"
 
 
 def add_eval(made: argparse.ArgumentParser) -> None:
@@ -64,6 +67,35 @@ def add_monitor(made: argparse.ArgumentParser) -> None:
     made.add_argument("--alert-on-drift", action="store_true", help="drift is not only a note")
     made.add_argument("--history", metavar="DIR", help="instead of the folder monitor in the index's own")
     made.add_argument("--rebase", action="store_true", help="let what is found now be the baseline")
+
+
+def add_questions(made: argparse.ArgumentParser) -> None:
+    """Options of ``tarragon questions``."""
+    made.add_argument("--out", metavar="FILE", required=True, help="the golden set, JSON lines")
+    made.add_argument("-n", type=int, default=100, help="passages that are asked about (default: %(default)s)")
+    made.add_argument("--seed", type=int, default=0, help="another one chooses other passages")
+    made.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
+    made.add_argument(
+        "--llm", metavar="MODEL@URL", help=f"writes the questions: {LLM} (default: rare words of a sentence)"
+    )
+    _add_model(made, "what the model says, to go on from after an interruption (default: FILE.log)")
+
+
+def add_answers(made: argparse.ArgumentParser) -> None:
+    """Options of ``tarragon answers``."""
+    add_golden(made)
+    add_asking(made, PASSAGES)
+    made.add_argument(
+        "--llm", metavar="MODEL@URL", help=f"writes the answers: {LLM} (default: only passages are judged)"
+    )
+    made.add_argument("--judge", metavar="MODEL@URL", help="judges them (default: by their words)")
+    _add_model(made, "folder for answers.jsonl and judgements.jsonl, to go on from after an interruption")
+
+
+def _add_model(made: argparse.ArgumentParser, text: str) -> None:
+    made.add_argument("--into", metavar="PATH", help=text)
+    made.add_argument("--prompts", metavar="DIR", help="prompts of your own")
+    made.add_argument("--workers", type=int, default=4, metavar="N", help="requests at a time (default: %(default)s)")
 
 
 def add_golden(made: argparse.ArgumentParser) -> None:

@@ -97,16 +97,16 @@ def generate(
         InvalidInput: The file holds something else.
     """
     prompt = load_prompt("answer", prompts)
-    asked = [(question, tuple(map(_passage, hits[:passages]))) for question, hits in found]
+    asked = [(question, given(hits[:passages])) for question, hits in found]
     with Journal(file) as journal:
 
         def answer(task: tuple[Question, tuple[Passage, ...]]) -> Answer:
-            question, given = task
-            key = _key(question, given, model, prompt)
+            question, shown = task
+            key = _key(question, shown, model, prompt)
             if key in journal.records:
                 return Answer.from_dict(journal.records[key])
-            said = model.text(prompt.filled(passages=numbered([one.text for one in given]), question=question.text))
-            made = Answer(question.id, said.text.strip(), given, model.name, prompt.digest, said.tokens, key)
+            said = model.text(prompt.filled(passages=numbered([one.text for one in shown]), question=question.text))
+            made = Answer(question.id, said.text.strip(), shown, model.name, prompt.digest, said.tokens, key)
             journal.add(made.to_dict())
             return made
 
@@ -125,8 +125,9 @@ def at_once(call: Callable[[A], B], items: Sequence[A], workers: int) -> Iterato
             raise
 
 
-def _passage(hit: Hit) -> Passage:
-    return Passage(hit.document_id, hit.chunk_id, hit.start, hit.end, hit.text)
+def given(hits: Sequence[Hit]) -> tuple[Passage, ...]:
+    """Hits as passages, in their order."""
+    return tuple(Passage(hit.document_id, hit.chunk_id, hit.start, hit.end, hit.text) for hit in hits)
 
 
 def _key(question: Question, passages: Sequence[Passage], model: ChatModel, prompt: Prompt) -> str:

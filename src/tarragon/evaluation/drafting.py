@@ -18,14 +18,14 @@ from tarragon.identity import digest
 from tarragon.index import Index
 from tarragon.searching import current_payload
 
-LEAST = 120
+LEAST = 60
 """Characters of a passage that is asked about: shorter ones are headings and scraps."""
 
 WORDS = 6
 """Of a question that is made of words."""
 
 ALONE = 2
-"""Most of them that no other passage has: with more, every question would be a search for an identifier."""
+"""Most of them that no other passage has, where there are others: else every question would look for an identifier."""
 
 _PAGE = 500
 _WORD = re.compile(r"[^\W\d_][\w'’]*")
@@ -93,8 +93,9 @@ def _rarest(passage: Passage, spread: Counter[str]) -> Draft:
     for match in _SENTENCE.finditer(passage.text):
         words = _words(match.group())
         order = sorted(words, key=lambda word: (spread[word], word))
-        alone = [word for word in order if spread[word] == 1][:ALONE]
-        rare = [*alone, *(word for word in order if spread[word] > 1)][:WORDS]
+        alone = [word for word in order if spread[word] == 1]
+        shared = [word for word in order if spread[word] > 1]
+        rare = [*alone[:ALONE], *shared, *alone[ALONE:]][:WORDS]
         worth = sum(1 / spread[word] for word in rare) if len(rare) >= 3 else 0.0
         if worth and (best is None or (worth, -match.start()) > best[:2]):
             best = worth, -match.start(), match, [word for word in words if word in rare]

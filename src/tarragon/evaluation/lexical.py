@@ -10,7 +10,14 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from tarragon.evaluation.significance import bootstrap_interval
+from tarragon.evaluation.types import GoldenSet, Interval
+
+if TYPE_CHECKING:
+    from tarragon.evaluation.answers import Answer
 
 _PUNCTUATION = frozenset(string.punctuation)
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -56,6 +63,31 @@ def judge(answer: str, references: Sequence[str], passages: Sequence[str]) -> Le
         grounded=token_precision(answer, passages) if tokens(answer) else None,
         found=(1 / rank if rank else 0.0) if references else None,
     )
+
+
+def judge_answers(golden: GoldenSet, answers: Iterable[Answer]) -> dict[str, LexicalScores]:
+    """Question id → its answer, judged by the answers that the golden set has. Answers to other questions are left out.
+
+    An answer that is blank, because none was generated, is judged by its passages alone.
+    """
+    questions = {question.id: question for question in golden.questions}
+    judged = {}
+    for answer in answers:
+        if answer.question_id in questions:
+            question = questions[answer.question_id]
+            references = [question.answer, *question.alternatives] if question.answer is not None else []
+            scores = judge(answer.text, references, [passage.text for passage in answer.passages])
+            written = bool(answer.text.strip())
+            judged[question.id] = scores if written else LexicalScores(None, None, None, None, scores.found)
+    return judged
+
+
+def means(scores: Iterable[LexicalScores], *, seed: int = 0) -> dict[str, Interval]:
+    """By name, the mean of what could be told, with its interval."""
+    given = list(scores)
+    values = {field.name: [getattr(one, field.name) for one in given] for field in fields(LexicalScores)}
+    told = {name: [value for value in row if value is not None] for name, row in values.items()}
+    return {name: bootstrap_interval(row, seed=seed) for name, row in told.items() if row}
 
 
 def normalised(text: str) -> str:

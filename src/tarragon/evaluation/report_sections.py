@@ -10,7 +10,7 @@ import numpy as np
 
 from tarragon.evaluation import report_figures as charts
 from tarragon.evaluation.report_figures import interval, is_relevant
-from tarragon.evaluation.report_page import Block, Cell, Figures, Fold, Page, Paragraph, Section, Table
+from tarragon.evaluation.report_page import Block, Cell, Figure, Figures, Fold, Page, Paragraph, Section, Table
 from tarragon.evaluation.report_values import Report
 from tarragon.evaluation.types import Change, Difference, Interval, Question, Ranked, Run
 
@@ -223,7 +223,7 @@ def _made_with(report: Report) -> Table:
     return Table(("", ""), tuple((Cell(name), Cell(value)) for name, value in values.items()), frozenset({1}))
 
 
-def _figures(*sources: Iterator[charts.Figure]) -> Iterator[Block]:
+def _figures(*sources: Iterator[Figure]) -> Iterator[Block]:
     if figures := tuple(figure for source in sources for figure in source):
         yield Figures(figures)
 
