@@ -23,7 +23,7 @@ LABEL = 126.0
 COLOURS = 6
 """Series that can be told apart."""
 
-LONGEST = 18
+LONGEST = 16
 """Characters of a name in a chart; the whole name is shown on pointing at it, and in the table."""
 
 LINE = 13.0

@@ -85,7 +85,7 @@ def _log_ticks(low: float, high: float) -> tuple[float, ...]:
         inside = tuple(tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9))
         if len(inside) >= 3:
             return inside
-    return inside
+    return _round_ticks(low, high, 4)
 
 
 def number(value: float) -> str:

@@ -167,8 +167,8 @@ def _place(question: Question, ranking: tuple[Ranked, ...], rank: int) -> Cell:
 def _stages(report: Report) -> Iterator[Block]:
     if report.stages:
         yield Paragraph(
-            "The ranking after each stage, and what the stage takes. Ceiling: recall of what it was given to rank, "
-            "which no ranking of it can exceed."
+            "The ranking after each stage, and what the stage takes: times, and averages over the questions. Ceiling: "
+            "recall of what it was given to rank, which no ranking of it can exceed."
         )
     for stages in report.stages:
         if len(report.runs) > 1:
@@ -182,10 +182,10 @@ def _stage_table(stages: Stages) -> Table:
     for row in stages.rows:
         means = [row.means.get(metric) for metric in metrics]
         times = [f"{1000 * seconds:.2f}" if seconds is not None else "–" for seconds in (row.p50, row.p95, row.p99)]
-        counts = [f"{count:,.6g}" for count in (row.candidates, row.tokens, row.calls)]
+        counts = [_count(count) for count in (row.candidates, row.tokens, row.calls)]
         cells = [*map(_interval, [*means, stages.ceilings.get(row.name)]), *map(Cell, [*times, *counts])]
         rows.append((Cell(row.name), *cells))
-    heads = ("ceiling", "p50 ms", "p95 ms", "p99 ms", "candidates", "tokens", "engine calls")
+    heads = ("ceiling", "p50 ms", "p95 ms", "p99 ms", "candidates", "tokens", "calls")
     return Table(("stage", *metrics, *heads), tuple(rows))
 
 
@@ -226,6 +226,10 @@ def _made_with(report: Report) -> Table:
 def _figures(*sources: Iterator[Figure]) -> Iterator[Block]:
     if figures := tuple(figure for source in sources for figure in source):
         yield Figures(figures)
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
 def _counts(count: int, name: str) -> Iterator[str]:
