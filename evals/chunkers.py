@@ -16,8 +16,9 @@ import argparse
 import importlib.util
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -116,7 +117,7 @@ def fixed(
     return _row(f"fixed {size}/{overlap}", len(cuts), scores, PUBLISHED.get((size, overlap), ()))
 
 
-def own(texts: Mapping[str, str], golden: GoldenSet, tokens: int, encoder: DenseEncoder | None) -> Iterable[Row]:
+def own(texts: Mapping[str, str], golden: GoldenSet, tokens: int, encoder: DenseEncoder | None) -> Iterator[Row]:
     """Our own chunker, searched by vectors and as a user would."""
     recipe = IndexRecipe(chunk_tokens=tokens)
     with (
@@ -182,8 +183,10 @@ def evaluate(
     tokens = "given" if ends else "cl100k"
     if ends is None and (ends := cl100k()) is None:
         tokens, ends = "the model's", own_tokens()
-    rows = [fixed(texts, golden, ends, size, overlap, encoder) for size, overlap in sizes]
-    rows += [row for size in own_sizes for row in own(texts, golden, size, encoder)]
+    rows = []
+    for row in _rows(texts, golden, ends, sizes, own_sizes, encoder):
+        print(_line(asdict(row)), file=sys.stderr, flush=True)  # it takes a while
+        rows.append(row)
     return {
         "dataset": golden.name,
         "questions": len(golden.questions),
@@ -191,6 +194,20 @@ def evaluate(
         "count": {id_: len(ends(text)) for id_, text in texts.items()},
         "rows": [asdict(row) for row in rows],
     }
+
+
+def _rows(
+    texts: Mapping[str, str],
+    golden: GoldenSet,
+    ends: Ends,
+    sizes: Sequence[tuple[int, int]],
+    own_sizes: Sequence[int],
+    encoder: DenseEncoder | None,
+) -> Iterator[Row]:
+    for size, overlap in sizes:
+        yield fixed(texts, golden, ends, size, overlap, encoder)
+    for size in own_sizes:
+        yield from own(texts, golden, size, encoder)
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -201,15 +218,14 @@ def table(result: Mapping[str, Any]) -> str:
         "| chunker | chunks | recall | precision | IoU | precision Ω |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for row in result["rows"]:
-        cells = [f"{100 * value:.1f}" for value in row["means"].values()]
-        cells = (
-            [f"{cell} ({value})" for cell, value in zip(cells, row["published"], strict=True)]
-            if row["published"]
-            else cells
-        )
-        lines.append(f"| {row['chunker']} | {row['chunks']:,} | {' | '.join([*cells, ''][:4])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_line, result["rows"])])
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    cells = [f"{100 * value:.1f}" for value in row["means"].values()]
+    for place, value in enumerate(row["published"]):
+        cells[place] += f" ({value})"
+    return f"| {row['chunker']} | {row['chunks']:,} | {' | '.join([*cells, ''][:4])} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
