@@ -8,6 +8,7 @@ from typing import Any
 
 from tarragon.evaluation.types import GoldenSet, Question, Ranked, Run
 from tarragon.index import Index
+from tarragon.queries import MOST_TEXTS
 from tarragon.receipts import Hits
 from tarragon.recipe import RerankStep, SearchRecipe
 from tarragon.retriever import Retriever
@@ -17,8 +18,9 @@ K = 100
 """Hits of a question: the deepest of the usual measures, and `SearchRecipe.depth`, beyond which legs would look deeper
 than users search."""
 
-PART = 256
-"""Questions that are asked together. Their hits carry texts: 10,000 questions would take gigabytes at once."""
+PART = MOST_TEXTS
+"""Questions that are asked together: as many as a model embeds in one run. Their hits carry texts and notes, and all of
+10,000 questions would take gigabytes."""
 
 
 def run(
