@@ -49,6 +49,7 @@ def add_sweep(made: argparse.ArgumentParser) -> None:
     made.add_argument("--into", metavar="DIR", required=True, help="keeps indexes, vectors and results: it is resumed")
     made.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
     made.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    _add_report(made)
 
 
 def add_monitor(made: argparse.ArgumentParser) -> None:

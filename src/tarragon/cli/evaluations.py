@@ -20,7 +20,7 @@ from tarragon.evaluation.grid import read_grid
 from tarragon.evaluation.metrics import METRICS, parse, score
 from tarragon.evaluation.monitor import Limits
 from tarragon.evaluation.monitor import monitor as look
-from tarragon.evaluation.report import Report, to_html, to_markdown
+from tarragon.evaluation.report import Report, SweepReport, to_html, to_markdown
 from tarragon.evaluation.running import run
 from tarragon.evaluation.runs import read_run, write_json, write_trec_run
 from tarragon.evaluation.stages import Stages, stages
@@ -83,6 +83,7 @@ def sweep(options: argparse.Namespace) -> int:
     grid = read_grid(options.grid)
     with views.steps(options.json) as said:
         cells = measure(grid, options.into, device=options.device, workers=options.workers, said=said)
+    _write(options, SweepReport(grid.name, cells, date.today().isoformat()))
     if options.json:
         views.output_json(
             {"name": grid.name, "cells": [cell.to_dict() | {"scores": show.means(cell)} for cell in cells]}
@@ -172,7 +173,10 @@ def _write_report(
         return
     compared: tuple[Any, ...] = () if comparison is None else (comparison,)
     made = date.today().isoformat()
-    report = Report(f"{golden.name}", golden, tuple(runs), tuple(scored), compared, told, notes, made)
+    _write(options, Report(golden.name, golden, tuple(runs), tuple(scored), compared, told, notes, made))
+
+
+def _write(options: argparse.Namespace, report: Report | SweepReport) -> None:
     for path, write in ((options.html, to_html), (options.markdown, to_markdown)):
         if path:
             Path(path).write_text(write(report), encoding="utf-8")

@@ -74,6 +74,7 @@ def _axes(chart: Chart, x: Scale, y: Scale) -> Drawing:
 def _lines(series: Sequence[Series], x: Scale, y: Scale) -> Drawing:
     drawn = [one for one in series if one.points]
     higher = [y.place(one.points[-1].y) - 0.01 * sum(p.y for p in one.points) / len(one.points) for one in drawn]
+    labels = _labels([one.name for one in drawn])
     names = spread(higher, LINE, y.end, y.start)  # where they end alike, the one that was higher is named first
     for place, (one, name) in enumerate(zip(drawn, names, strict=True)):
         path = " ".join(f"{x.place(p.x):.1f},{y.place(p.y):.1f}" for p in one.points)
@@ -84,11 +85,13 @@ def _lines(series: Sequence[Series], x: Scale, y: Scale) -> Drawing:
         if abs(name - y.place(one.points[-1].y)) > 1:
             yield f'<line class="leader" x1="{end + 4:.1f}" y1="{y.place(one.points[-1].y):.1f}" '
             yield f'x2="{end + 9:.1f}" y2="{name:.1f}"/>'
-        yield _text(end + 11, name + 4, _short(one.name), "start", f"name t{place}", one.name)
+        yield _text(end + 11, name + 4, labels[place], "start", f"name t{place}", one.name)
 
 
 def _points(series: Sequence[Series], x: Scale, y: Scale) -> Drawing:
     taken: list[Bounds] = [(cx - 4, cy - 4, cx + 4, cy + 4) for cx, cy in _places(series, x, y)]
+    names = [p.label for one in series for p in one.points]
+    labels = dict(zip(names, _labels(names), strict=True))
     heaviest = max((p.weight for one in series for p in one.points), default=1)
     for place, one in enumerate(series):
         for p in one.points:
@@ -100,9 +103,8 @@ def _points(series: Sequence[Series], x: Scale, y: Scale) -> Drawing:
             many = f" ({p.weight:,} questions)" if heaviest > 1 else ""
             said = f"{p.label or one.name}: {number(p.x)}, {number(p.y)}{many}"
             yield _mark(cx, cy, size, place, said, "dot" if heaviest > 1 else "mark")
-            if p.label:
-                left, top, anchor = _free(cx, cy, _short(p.label), taken, x.end)
-                yield _text(left, top, _short(p.label), anchor, f"name t{place}", p.label)
+            if p.label and (free := _free(cx, cy, labels[p.label], taken, x.end)):
+                yield _text(*free[:2], labels[p.label], free[2], f"name t{place}", p.label)
 
 
 def _areas(series: Sequence[Series], x: Scale, y: Scale) -> Drawing:
@@ -135,8 +137,8 @@ def _places(series: Sequence[Series], x: Scale, y: Scale) -> Iterator[tuple[floa
     return ((x.place(p.x), y.place(p.y)) for one in series for p in one.points)
 
 
-def _free(cx: float, cy: float, text: str, taken: list[Bounds], end: float) -> tuple[float, float, str]:
-    """A place for a label beside its point where nothing is yet; the place is taken then."""
+def _free(cx: float, cy: float, text: str, taken: list[Bounds], end: float) -> tuple[float, float, str] | None:
+    """A place for a label beside its point where nothing is yet, which is taken then; None if there is none."""
     width = 6.4 * len(text)
     tries = [(8.0, 4.0, "start"), (-8.0, 4.0, "end"), (6.0, -8.0, "start"), (6.0, 16.0, "start")]
     tries += [(-6.0, -8.0, "end"), (-6.0, 16.0, "end"), (8.0, -20.0, "start"), (-8.0, -20.0, "end")]
@@ -144,12 +146,9 @@ def _free(cx: float, cy: float, text: str, taken: list[Bounds], end: float) -> t
         left = cx + dx - (width if anchor == "end" else 0)
         box = (left, cy + dy - 10, left + width, cy + dy + 2)
         if left >= LEFT and box[2] <= end + 12 and box[1] >= TOP - 12 and not any(_overlap(box, b) for b in taken):
-            break
-    else:
-        dx, dy, anchor = tries[cx + width > end]
-        box = (cx, cy, cx, cy)
-    taken.append(box)
-    return cx + dx, cy + dy, anchor
+            taken.append(box)
+            return cx + dx, cy + dy, anchor
+    return None
 
 
 def _overlap(one: Bounds, other: Bounds) -> bool:
@@ -182,5 +181,10 @@ def escaped(text: str) -> str:
     return escape(clean.encode("utf-8", "replace").decode("utf-8"))
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else name[: LONGEST - 1].rstrip() + "…"
+def _labels(names: Sequence[str]) -> list[str]:
+    """Names cut to `LONGEST`: at their end, or in the middle if some would be the same then."""
+    short = [name if len(name) <= LONGEST else name[: LONGEST - 1].rstrip() + "…" for name in names]
+    if len(set(short)) == len(set(names)):
+        return short
+    half = (LONGEST - 1) // 2
+    return [name if len(name) <= LONGEST else f"{name[:half].rstrip()}…{name[-half:].lstrip()}" for name in names]

@@ -10,7 +10,7 @@ import numpy as np
 from tarragon.evaluation.report_charts import COLOURS
 from tarragon.evaluation.report_page import Axis, Cell, Chart, Figure, Point, Series, Table
 from tarragon.evaluation.report_values import Report
-from tarragon.evaluation.types import Difference, GoldenSet, Question, Ranked, Run
+from tarragon.evaluation.types import Difference, GoldenSet, Interval, Question, Ranked, Run
 
 DEPTHS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000)
 PLACES = 10
@@ -23,22 +23,37 @@ HISTOGRAMS = 4
 
 def quality_and_time(report: Report) -> Iterator[Figure]:
     """Each run as a point: what it is worth, and how long it takes. None unless times were measured."""
-    timed = [(run, scores) for run, scores in zip(report.runs, report.scores, strict=True) if run.seconds]
-    if not timed or not report.metrics:
-        return
-    metric = report.metrics[0]
-    points, rows = [], []
-    for run, scores in timed:
-        milliseconds, mean = 1000 * float(np.median(list(run.seconds.values()))), scores.means[metric]
-        points.append(Point(milliseconds, mean.mean, mean.low, mean.high, label=run.name))
-        rows.append(
-            (Cell(run.name), Cell(f"{milliseconds:.1f}"), Cell(f"{mean.mean:.3f}", interval(mean.low, mean.high)))
-        )
-    yield Figure(
-        "Quality against time",
-        "Up is better, left is faster. The bar is the 95 % interval of the mean over questions.",
-        Chart("points", Axis("milliseconds a question (median)", log=True), Axis(metric), (Series("", tuple(points)),)),
-        Table(("run", "ms, median", metric), tuple(rows)),
+    names = numbered([run.name for run in report.runs])
+    timed = [(name, run, one) for name, run, one in zip(names, report.runs, report.scores, strict=True) if run.seconds]
+    if timed and report.metrics:
+        metric = report.metrics[0]
+        medians = [1000 * float(np.median(list(run.seconds.values()))) for _, run, _ in timed]
+        found = [(name, ms, one.means[metric]) for (name, _, one), ms in zip(timed, medians, strict=True)]
+        yield quality_chart("Quality against time", metric, found)
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """The names of runs as they stand in tables: with numbers, if there are more than a chart has room to name."""
+    return [f"{place}. {name}" for place, name in enumerate(names, 1)] if len(names) > COLOURS else list(names)
+
+
+def quality_chart(title: str, metric: str, found: Sequence[tuple[str, float, Interval]]) -> Figure:
+    """Points of name, milliseconds and worth; many points have the numbers of their names only."""
+    many = len(found) > COLOURS
+    points = tuple(
+        Point(ms, mean.mean, mean.low, mean.high, label=name.partition(".")[0] if many else name)
+        for name, ms, mean in found
+    )
+    rows = tuple(
+        (Cell(name), Cell(f"{ms:.1f}"), Cell(f"{mean.mean:.3f}", interval(mean.low, mean.high)))
+        for name, ms, mean in found
+    )
+    note = "Up is better, left is faster. The bar is the 95 % interval of the mean over questions."
+    return Figure(
+        title,
+        f"{note} Numbers as in the table." if many else note,
+        Chart("points", Axis("milliseconds a question (median)", log=True), Axis(metric), (Series("", points),)),
+        Table(("run", "ms, median", metric), rows),
     )
 
 

@@ -17,6 +17,9 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 LONG = 16
 """Characters from which on a text may be broken into lines."""
 
+LONGEST_WORD = 32
+"""Characters from which on a word may be."""
+
 
 def to_html(page: Page) -> str:
     """The page, complete."""
@@ -82,11 +85,15 @@ def _table(table: Table) -> Iterator[str]:
 
 def _kind(table: Table, column: int, cell: Cell | None = None) -> str:
     kinds = ["text"] if column in table.texts else []
-    if cell and max(len(cell.text), len(cell.note)) > LONG and (column == 0 or kinds):
+    if cell and (column == 0 or kinds) and (_is_long(cell.text) or _is_long(cell.note)):
         kinds.append("long")
     if cell and cell.strong:
         kinds.append("best")
     return f' class="{" ".join(kinds)}"' if kinds else ""
+
+
+def _is_long(text: str) -> bool:
+    return len(text) > (LONG if " " in text else LONGEST_WORD)
 
 
 def _cell(cell: Cell) -> str:

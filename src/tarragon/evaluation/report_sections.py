@@ -38,18 +38,19 @@ LONGEST = 400
 
 def page(report: Report) -> Page:
     """The report as a page."""
+    asked = f"{report.golden.name}, digest {report.golden.digest}"
     sections = (
         Section("Quality", tuple(_quality(report))),
         Section("Differences", tuple(_differences(report))),
         Section("Stages", tuple(_stages(report))),
         Section("Scores", tuple(_figures(charts.score_histograms(report)))),
-        Section("Settings", tuple(_settings(report))),
-        Section("Made with", (_made_with(report),)),
+        Section("Settings", tuple(settings({run.name: run.configuration for run in report.runs}))),
+        Section("Made with", (made_with({"questions": asked, **report.machine}),)),
     )
     counted = f"{len(report.golden.questions):,} questions of {report.golden.name}"
     return Page(
         report.title,
-        " · ".join(filter(None, [counted, *_counts(len(report.runs), "run"), report.made])),
+        " · ".join(filter(None, [counted, count(len(report.runs), "run"), report.made])),
         tuple(section for section in sections if section.blocks),
     )
 
@@ -61,9 +62,10 @@ def _quality(report: Report) -> Iterator[Block]:
     best = {name: max(scores.means[name].mean for scores in report.scores) for name in report.metrics}
     timed = any(run.seconds for run in report.runs)
     rows = []
-    for run, scores in zip(report.runs, report.scores, strict=True):
-        cells = [_mean(scores.means[name], len(report.runs) > 1, best[name]) for name in report.metrics]
-        rows.append((Cell(run.name), *cells, *(_times(run) if timed else ())))
+    names = charts.numbered([run.name for run in report.runs])
+    for told, run, scores in zip(names, report.runs, report.scores, strict=True):
+        cells = [mean_cell(scores.means[name], len(report.runs) > 1, best[name]) for name in report.metrics]
+        rows.append((Cell(told), *cells, *(_times(run) if timed else ())))
     yield Table(("run", *report.metrics, *(("p50 ms", "p95 ms", "p99 ms") if timed else ())), tuple(rows))
     yield from _figures(charts.quality_and_time(report), charts.recall_and_depth(report))
 
@@ -86,7 +88,8 @@ def _verdict(report: Report) -> str:
     return f"Best: {best.run}, {said} The differences to the runs that it was compared with are beyond chance."
 
 
-def _mean(value: Interval, several: bool, best: float) -> Cell:
+def mean_cell(value: Interval, several: bool, best: float) -> Cell:
+    """A mean with its interval, strong if it is the best of several."""
     return Cell(f"{value.mean:.3f}", interval(value.low, value.high), several and value.mean == best)
 
 
@@ -106,9 +109,9 @@ def _differences(report: Report) -> Iterator[Block]:
     )
     main = [one for one in report.differences if one.metric == report.differences[0].metric]
     others = [one for one in report.differences if one.metric != report.differences[0].metric]
-    yield _difference_table(main)
+    yield difference_table(main)
     if others:
-        yield Fold("By other metrics", (_difference_table(others),))
+        yield Fold("By other metrics", (difference_table(others),))
     yield from _figures(*(charts.question_by_question(report, one) for one in main[:SCATTERS]))
     changes = [change for comparison in report.comparisons for change in comparison.changes]
     for one in main[:DETAILED]:
@@ -117,7 +120,8 @@ def _differences(report: Report) -> Iterator[Block]:
             yield Fold(title, tuple(_change(report, change) for change in chosen[:CHANGED]))
 
 
-def _difference_table(differences: Sequence[Difference]) -> Table:
+def difference_table(differences: Sequence[Difference]) -> Table:
+    """Each with its interval, p and verdict."""
     heads = ("second against first", "metric", "difference", "p", "better", "worse", "same", "verdict")
     return Table(heads, tuple(map(_difference, differences)), frozenset({1, 7}))
 
@@ -194,16 +198,22 @@ def _interval(value: Interval | None) -> Cell:
 
 
 # --- what it rests on -------------------------------------------------------------------------------------------------
-def _settings(report: Report) -> Iterator[Block]:
-    flat = [dict(_flat("", run.configuration)) for run in report.runs]
+def settings(configurations: Mapping[str, Mapping[str, Any]]) -> Iterator[Block]:
+    """What differs between configurations by their names, and what is the same."""
+    flat = [dict(_flat("", one)) for one in configurations.values()]
     names = list(dict.fromkeys(name for one in flat for name in one))
     differ = [name for name in names if len({one.get(name, "–") for one in flat}) > 1]
     alike = [name for name in names if name not in differ]
-    heads = tuple(run.name for run in report.runs)
+    heads = tuple(configurations)
     if differ:
         yield Paragraph("What differs between the runs:")
-        rows = tuple((Cell(name), *(Cell(one.get(name, "–")) for one in flat)) for name in differ)
-        yield Table(("setting", *heads), rows, frozenset(range(1, len(heads) + 1)))
+        grid = [[Cell(one.get(name, "–")) for name in differ] for one in flat]
+        if len(heads) > len(differ):  # the longer way down, so that less is out of sight
+            runs = tuple((Cell(head), *row) for head, row in zip(heads, grid, strict=True))
+            yield Table(("run", *differ), runs, frozenset(range(1, len(differ) + 1)))
+        else:
+            rows = tuple((Cell(name), *cells) for name, cells in zip(differ, zip(*grid, strict=True), strict=True))
+            yield Table(("setting", *heads), rows, frozenset(range(1, len(heads) + 1)))
     if alike:
         rows = tuple((Cell(name), Cell(flat[0][name])) for name in alike)
         title = "What all runs share" if len(heads) > 1 else "All settings and fingerprints"
@@ -218,8 +228,8 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
         yield prefix, _cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
-def _made_with(report: Report) -> Table:
-    values = {"questions": f"{report.golden.name}, digest {report.golden.digest}", **report.machine}
+def made_with(values: Mapping[str, str]) -> Table:
+    """Names and values."""
     return Table(("", ""), tuple((Cell(name), Cell(value)) for name, value in values.items()), frozenset({1}))
 
 
@@ -232,8 +242,9 @@ def _count(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
-def _counts(count: int, name: str) -> Iterator[str]:
-    yield f"{count:,} {name}{'' if count == 1 else 's'}"
+def count(number: int, name: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def _cut(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from tarragon.evaluation.types import Comparison, Difference, GoldenSet, Run, Sc
 
 if TYPE_CHECKING:
     from tarragon.evaluation.stages import Stages
+    from tarragon.evaluation.sweeping import Cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +67,20 @@ class Report:
     def differences(self) -> tuple[Difference, ...]:
         """Of all comparisons, in order."""
         return tuple(one for comparison in self.comparisons for one in comparison.differences)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What a report of a sweep tells.
+
+    Attributes:
+        title: Its heading.
+        cells: What was measured, data set by data set; the first of each is what others are compared with.
+        made: When, in words; empty: it is not told.
+        machine: What it was measured on.
+    """
+
+    title: str
+    cells: Sequence[Cell]
+    made: str = ""
+    machine: Mapping[str, str] = field(default_factory=machine)
