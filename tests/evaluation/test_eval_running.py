@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from math import log2
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from tarragon import Document, Index, RerankStep, Retriever, SearchRecipe
 from tarragon.errors import IndexNotFound
 from tarragon.evaluation import running
+from tarragon.evaluation.metrics import measure
 from tarragon.evaluation.running import collapse, documents, run, words_of
 from tarragon.evaluation.types import GoldenSet, Question, Ranked
 from tarragon.protocols import RerankScores
@@ -135,3 +137,19 @@ def test_every_stage_tells_its_whole_ranking(filled: Index) -> None:
     assert {id_ for id_, _ in rankings["rerank: backwards"]} == {id_ for id_, _ in rankings["fused"][:5]}
     assert [id_ for id_, _ in rankings["rerank: backwards"]][:2] == [hit.chunk_id for hit in hits]
     assert filled.search(" ").rankings() == {}
+
+
+def test_a_collapsed_ranking_keeps_the_order_of_first_places() -> None:
+    def chunks(*document_ids: str) -> list[Ranked]:
+        return [Ranked(id_, 1.0, f"c{place}") for place, id_ in enumerate(document_ids)]
+
+    assert [place.document_id for place in collapse(chunks("b", "a", "b", "b", "c", "a"))] == ["b", "a", "c"]
+    assert collapse([]) == ()
+
+
+def test_scores_follow_the_given_order_and_count_missing_questions() -> None:
+    names = [f"d{i:03}" for i in range(100)]
+    values = measure({"q": names}, {"q": {names[9]: 1, names[99]: 1}, "absent": {"x": 1}})
+    ideal = 1 + 1 / log2(3)
+    means = {metric: sum(by_question.values()) / 2 for metric, by_question in values.items()}
+    assert means == pytest.approx({"nDCG@10": 1 / log2(11) / ideal / 2, "R@10": 0.25, "R@100": 0.5, "RR@10": 0.05})
