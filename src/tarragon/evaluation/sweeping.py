@@ -142,42 +142,64 @@ def _measured(
     device: str | None = None,
     said: Said = lambda _: None,
 ) -> list[Cell]:
+    """Every configuration of a job, in this process."""
     golden = read_golden(job.dataset.golden, split=job.dataset.split)
     place = folder / "indexes" / f"{job.dataset.name}-{_name(job.recipe.to_dict())}.tarragon"
     place.parent.mkdir(parents=True, exist_ok=True)
     with Index.open(place, recipe=job.recipe, encoder=encoder, device=device) as index:
         said(f"{job.dataset.name}: syncing {place.name}")
         _sync(index, job.dataset)
-        documents = _documents(index)
-        return [_cell(job, one, index, golden, documents, folder, said) for one in job.configurations]
+        measuring = _Measuring(job, index, golden, _documents(index), folder)
+        return [measuring.cell(one, said) for one in job.configurations]
 
 
-def _cell(
-    job: _Job,
-    configuration: Configuration,
-    index: Index,
-    golden: GoldenSet,
-    documents: str,
-    folder: Path,
-    said: Said,
-) -> Cell:
-    print_ = index.status().fingerprint
-    decided = [documents, golden.digest, print_, canonical_json(configuration.to_dict()), *job.metrics]
-    key = digest("evaluation result", __version__, *decided).hex()
-    path = folder / "results" / f"{job.dataset.name}-{key[:16]}.json"
-    if (known := _read(path, key)) is not None:
-        return replace(known, dataset=job.dataset.name, configuration=configuration.name)
-    said(f"{job.dataset.name}: {configuration.name}")
-    vectors = _vectors(index, golden, configuration, folder / "questions")
-    begun = time.perf_counter()
-    found = run(index, golden, k=configuration.k, recipe=configuration.search, name=configuration.name, vectors=vectors)
-    seconds = time.perf_counter() - begun
-    scores = score(found, golden, job.metrics)
-    times = _milliseconds(list(found.seconds.values()))
-    cell = Cell(job.dataset.name, configuration.name, key, found.configuration, scores, times, seconds)
-    _write_run(found, folder / "runs" / path.name)
-    _write(path, cell.to_dict())
-    return cell
+@dataclass(frozen=True, slots=True)
+class _Measuring:
+    """A job at work.
+
+    Attributes:
+        job: What is to be measured.
+        index: Open and synced.
+        golden: The questions.
+        documents: Digest of what is indexed.
+        folder: Keeps vectors and results.
+    """
+
+    job: _Job
+    index: Index
+    golden: GoldenSet
+    documents: str
+    folder: Path
+
+    def cell(self, configuration: Configuration, said: Said) -> Cell:
+        """The result of a configuration: the one that is there, or else measured now."""
+        dataset, key = self.job.dataset.name, self._digest(configuration)
+        path = self.folder / "results" / f"{dataset}-{key[:16]}.json"
+        if (known := _read(path, key)) is not None:
+            return replace(known, dataset=dataset, configuration=configuration.name)
+        said(f"{dataset}: {configuration.name}")
+        vectors = _vectors(self.index, self.golden, configuration, self.folder / "questions")
+        begun = time.perf_counter()
+        found = run(
+            self.index,
+            self.golden,
+            k=configuration.k,
+            recipe=configuration.search,
+            name=configuration.name,
+            vectors=vectors,
+        )
+        seconds = time.perf_counter() - begun
+        scores = score(found, self.golden, self.job.metrics)
+        times = _milliseconds(list(found.seconds.values()))
+        cell = Cell(dataset, configuration.name, key, found.configuration, scores, times, seconds)
+        _write_run(found, self.folder / "runs" / path.name)
+        _write(path, cell.to_dict())
+        return cell
+
+    def _digest(self, configuration: Configuration) -> str:
+        """Of all that decides a result."""
+        made = [__version__, self.documents, self.golden.digest, self.index.status().fingerprint]
+        return digest("evaluation result", *made, canonical_json(configuration.to_dict()), *self.job.metrics).hex()
 
 
 # --- documents --------------------------------------------------------------------------------------------------------
