@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tarragon.errors import InvalidGolden as DatasetError
-from tarragon.evaluation.beir import corpus_path, read_beir, read_corpus
+from tarragon.evaluation.beir import corpus_path, read_beir, read_corpus, read_queries
 
-__all__ = ["DatasetError", "Judgements", "Questions", "corpus_path", "read_corpus", "read_questions"]
+__all__ = ["DatasetError", "Judgements", "Questions", "corpus_path", "read_corpus", "read_queries", "read_questions"]
 
 Judgements = dict[str, dict[str, int]]
 """Query id → document id → grade; 0 is judged not relevant."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tarragon.errors import InvalidGolden
-from tarragon.evaluation.beir import read_corpus
+from tarragon.evaluation.beir import read_corpus, read_queries
 from tarragon.evaluation.foreign import llama_index_corpus
 from tarragon.evaluation.golden import (
     golden_set,
@@ -259,3 +259,5 @@ def test_a_beir_folder(tmp_path: Path) -> None:
         Question("q2", "What falls?", {"2": 1}, (), "snow"),
     )
     assert [document.text for document in read_corpus(tmp_path)] == ["Ice It melts.", "Snow."]
+    asked = [("q1", "What melts?"), ("q2", "What falls?"), ("q3", "not of this split")]
+    assert list(read_queries(tmp_path / "queries.jsonl")) == asked

@@ -7,6 +7,7 @@ Models", 2021. The corpus is read as a stream.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,31 @@ def read_beir(folder: str | Path, split: str = "test") -> GoldenSet:
     folder = Path(folder)
     path = folder / "qrels" / f"{split}.tsv"
     judged = {id_: grades for id_, grades in _judgements(path).items() if max(grades.values()) > 0}
-    questions = []
-    seen: set[str] = set()
-    for place, record in json_lines(folder / "queries.jsonl", InvalidGolden):
-        id_, text = _new(record, place, seen, "query"), string(record, "text", place)
-        if id_ in judged:
-            answers = _answers(record)
-            questions.append(Question(id_, text, judged[id_], (), answers[0] if answers else None, answers[1:]))
+    asked = {question.id: question for question in _queries(folder / "queries.jsonl")}
+    questions = [replace(question, relevant=judged[id_]) for id_, question in asked.items() if id_ in judged]
     whole_file = Place(path, 0, InvalidGolden)
-    if unknown := sorted(judged.keys() - seen):
+    if unknown := sorted(judged.keys() - asked.keys()):
         whole_file.refuse(f"query {unknown[0]!r} is not in queries.jsonl (and {len(unknown) - 1} others)")
     if not questions:
         whole_file.refuse("no query has a relevant document")
     return golden_set(folder.resolve().name, questions)
+
+
+def read_queries(path: Path) -> Iterator[tuple[str, str]]:
+    """Each query's id and text, judged or not, in the order of the file. A text may be blank.
+
+    Raises:
+        InvalidGolden: A line is malformed, or two have the same id.
+    """
+    return ((question.id, question.text) for question in _queries(path))
+
+
+def _queries(path: Path) -> Iterator[Question]:
+    seen: set[str] = set()
+    for place, record in json_lines(path, InvalidGolden):
+        answers = _answers(record)
+        id_ = _new(record, place, seen, "query")
+        yield Question(id_, string(record, "text", place), {}, (), answers[0] if answers else None, answers[1:])
 
 
 def _judgements(path: Path) -> dict[str, dict[str, int]]:
