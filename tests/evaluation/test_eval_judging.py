@@ -190,6 +190,8 @@ def test_nonsense_is_refused_before_anything_is_asked() -> None:
         (usefulness, {"passages": [{"passage": 1, "useful": True}]}),
         (usefulness, {"passages": [{"passage": 1, "useful": True}, {"passage": 3, "useful": True}]}),
         (usefulness, {"passages": [{"passage": 1, "useful": True}, {"passage": 2, "useful": None}]}),
+        (usefulness, {"passages": [{"passage": i, "useful": True} for i in (1, 2, 2)]}),
+        (usefulness, {"passages": [{"passage": [1], "useful": True}, {"passage": 2, "useful": True}]}),
     ],
 )
 def test_replies_are_read_strictly(read: Callable[..., Any], reply: dict[str, Any]) -> None:

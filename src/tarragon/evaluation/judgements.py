@@ -70,9 +70,11 @@ def statements(reply: Mapping[str, Any], passages: Sequence[str]) -> Verdict:
 
 def usefulness(reply: Mapping[str, Any], passages: Sequence[str]) -> Verdict:
     """Average precision of the useful passages in their order; 0 if none is: context precision as in RAGAS."""
-    by_number = {one.get("passage"): one for one in _entries(reply, "passages")}
-    if set(by_number) != set(range(1, len(passages) + 1)):
-        raise ValueError(f"one entry is needed for each of the passages 1 to {len(passages)}")
+    entries = _entries(reply, "passages")
+    numbers = [int(one["passage"]) for one in entries if type(one.get("passage")) is int]
+    if len(numbers) < len(entries) or sorted(numbers) != list(range(1, len(passages) + 1)):
+        raise ValueError(f"exactly one entry is needed for each of the passages 1 to {len(passages)}")
+    by_number = dict(zip(numbers, entries, strict=True))
     evidence = []
     precisions: list[float] = []
     for number in range(1, len(passages) + 1):

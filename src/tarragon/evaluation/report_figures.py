@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -93,10 +94,10 @@ def recall_curve(golden: GoldenSet, run: Run) -> list[tuple[int, float]]:
             continue
         ids = list(documents(run.rankings.get(question.id, ())))
         deepest = max(deepest, len(ids))
-        shares.append([len(wanted.intersection(ids[:depth])) / len(wanted) for depth in DEPTHS])
-    reached = [place for place, depth in enumerate(DEPTHS) if depth <= deepest]
+        ranks = [rank for rank, id_ in enumerate(ids, start=1) if id_ in wanted]
+        shares.append([bisect_right(ranks, depth) / len(wanted) for depth in DEPTHS])
     means = np.mean(shares, axis=0) if shares else np.zeros(len(DEPTHS))
-    return [(DEPTHS[place], float(means[place])) for place in reached]
+    return [(depth, float(mean)) for depth, mean in zip(DEPTHS, means, strict=True) if depth <= deepest]
 
 
 def score_histograms(report: Report) -> Iterator[Figure]:
