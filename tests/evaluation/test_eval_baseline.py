@@ -74,6 +74,7 @@ def test_many_falls_are_counted_and_the_largest_named() -> None:
     (sentence, *_) = judged([1] * COUNT, [3] * 9 + [2] * (COUNT - 9)).sentences
     assert sentence.count("→") == 5
     assert sentence.endswith("; and 15 more")
+    assert "p < 0.001" in sentence
 
 
 def test_what_changed_in_the_settings_is_told() -> None:

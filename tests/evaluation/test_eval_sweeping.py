@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -164,3 +165,20 @@ def test_cells_survive_json(data: Path) -> None:
 def test_an_encoder_of_your_own_stays_in_one_process(data: Path) -> None:
     with pytest.raises(InvalidInput, match="workers=2"):
         sweep(grid(data), data / "out", encoder=WordEncoder(), workers=2)
+
+
+def test_the_collector_rests_only_while_it_is_measured(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sweeping.run
+    seen: list[bool] = []
+
+    def looking(*args: object, **options: object) -> object:
+        seen.append(gc.isenabled())
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sweeping, "run", looking)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(grid(data), data / "out", encoder=WordEncoder())
+    assert seen == [False] * 3
+    assert gc.isenabled()

@@ -81,7 +81,7 @@ class Judgement:
         by = f" by {abs(gap.mean):.4f}" if gap.mean else ""
         text = (
             f"{told.metric} {verb}{by}, from {before:.4f} to {after:.4f} (difference {gap.mean:+.4f}, 95 % interval "
-            f"{gap.low:+.4f} to {gap.high:+.4f}, p {told.p:.3f}; {told.losses} questions fell, {told.wins} rose)"
+            f"{gap.low:+.4f} to {gap.high:+.4f}, p {_p(told.p)}; {told.losses} questions fell, {told.wins} rose)"
         )
         if self.passed:
             return text
@@ -236,3 +236,7 @@ def _check(baseline: Baseline, scores: Scores, golden: GoldenSet, max_drop: floa
 def _named(change: Change) -> str:
     text = " ".join(change.question.text.split())
     return f"{change.question.id} {text[:60] + '…' if len(text) > 60 else text!r}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
