@@ -31,9 +31,10 @@ format: .venv/dev
 
 # Retrieval quality on BEIR folders; DATA names the folder that holds them.
 evals: .venv/dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/scifact --json evals/results/scifact.json
-	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/squad11-dev --json evals/results/squad11-dev.json
-	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/awsdocs-3k --chunked --json evals/results/awsdocs-3k.json
+	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/scifact --results evals/results
+	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/squad11-dev --results evals/results
+	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.run $(DATA)/awsdocs-3k --chunked --results evals/results
+	$(BIN)/python -m evals.tables
 	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.prefix $(DATA)/scifact $(DATA)/squad11-dev --json evals/results/prefix.json
 	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.fusions $(DATA)/scifact $(DATA)/squad11-dev $(DATA)/cosqa $(DATA)/xquad/en \
 		$(DATA)/chunking-evaluation $(DATA)/awsdocs-3k --chunked awsdocs-3k --json evals/results/fusions.json

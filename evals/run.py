@@ -1,7 +1,7 @@
 """Score the search on a BEIR folder, through the public API.
 
     python -m evals.run DATASET_DIR
-    python -m evals.run DATASET_DIR --chunked --legs hybrid --json result.json
+    python -m evals.run DATASET_DIR --chunked --legs hybrid --results evals/results
 
 By default each document is one text, title first, cut off where the model ends: the protocol of the published scores of
 dense models (SciFact with all-MiniLM-L6-v2: nDCG@10 .645). With ``--chunked`` the corpus is synced as a user would, and
@@ -18,32 +18,31 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, get_args
 
-import ir_measures
-from ir_measures import RR, R, nDCG
-
-from evals.beir import DatasetError, Judgements, Questions, corpus_path, read_corpus, read_questions
-from tarragon import Document, Hit, Index, IndexRecipe, SearchRecipe
+from evals.beir import DatasetError, corpus_path, read_corpus
+from evals.tables import commit, result_path
+from tarragon import Document, Index, IndexRecipe, SearchRecipe
 from tarragon.errors import TarragonError
+from tarragon.evaluation.beir import read_beir
+from tarragon.evaluation.metrics import METRICS, score
+from tarragon.evaluation.running import run
+from tarragon.evaluation.types import GoldenSet, Scores
 from tarragon.protocols import DenseEncoder
 from tarragon.recipe import Fusion, Language, Mode
 from tarragon.reports import IndexStatus
 from tarragon.types import FloatArray
 
 LEGS: dict[str, Mode] = {"dense": "dense", "bm25": "lexical", "hybrid": "hybrid"}
-MEASURES = (nDCG @ 10, R @ 10, R @ 100, RR @ 10)
 
-DOCUMENTS = 100
-"""Documents in a ranking: the deepest measure."""
-
-CHUNKS = 100
-"""Chunks searched, where documents have several: the default depth, as a user searches. Their documents are fewer, so
-that R@100 is what these chunks hold."""
+K = 100
+"""Hits of a question: the deepest measure, and the default depth, as a user searches. Where documents have several
+chunks, they are fewer, so that R@100 is what these chunks hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def evaluate(plan: Plan, encoder: DenseEncoder | None = None) -> dict[str, Any]:
     Raises:
         DatasetError: The folder cannot be read, or a document of it cannot be indexed.
     """
-    questions = read_questions(plan.dataset, plan.split)
+    golden = read_beir(plan.dataset, plan.split)
     seconds: dict[str, float] = {}
     legs = {}
     with (
@@ -87,20 +86,21 @@ def evaluate(plan: Plan, encoder: DenseEncoder | None = None) -> dict[str, Any]:
         Index.open(folder, recipe=plan.recipe, device=plan.device, encoder=encoder) as index,
     ):
         with _stopwatch(seconds, "sync"):
-            missing = _sync(index, plan.dataset, questions.judgements)
+            missing = _sync(index, plan.dataset, golden)
         with _stopwatch(seconds, "embed queries"):
-            vectors = _query_vectors(index, plan, questions)
+            vectors = _query_vectors(index, plan, golden)
         for leg in plan.legs:
             with _stopwatch(seconds, leg):
-                rankings = _search(index, questions.texts, vectors, replace(plan.search, mode=LEGS[leg]))
-            legs[leg] = score(rankings, questions.judgements)
-        return _result(plan, index.status(), len(questions.texts), legs) | {
+                recipe = replace(plan.search, mode=LEGS[leg])
+                found = run(index, golden, k=K, recipe=recipe, name=leg, vectors=vectors)
+            legs[leg] = score(found, golden, METRICS)
+        return _result(plan, index.status(), golden, legs) | {
             "relevant_but_missing": missing,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
 
 
-def _sync(index: Index, dataset: Path, judgements: Judgements) -> int:
+def _sync(index: Index, dataset: Path, golden: GoldenSet) -> int:
     """Index the corpus; returns how many relevant documents it does not have, which no search can find."""
     whole = index.recipe.chunking == "whole"
     known: set[str] = set()
@@ -115,76 +115,42 @@ def _sync(index: Index, dataset: Path, judgements: Judgements) -> int:
         raise DatasetError(
             f"{report.documents_failed} documents cannot be indexed: {first.document_id}: {first.reason}"
         )
-    relevant = {id_ for grades in judgements.values() for id_, grade in grades.items() if grade > 0}
+    relevant = {id_ for one in golden.questions for id_, grade in one.relevant.items() if grade > 0}
     return len(relevant - known)
 
 
-def _query_vectors(index: Index, plan: Plan, questions: Questions) -> Mapping[str, FloatArray]:
+def _query_vectors(index: Index, plan: Plan, golden: GoldenSet) -> Mapping[str, FloatArray]:
     """Query id → vector, of all queries in one batch; none if no leg needs them."""
     if all(LEGS[leg] == "lexical" for leg in plan.legs):
         return {}
-    embeddings = index.encoder.encode_queries(list(questions.texts.values()), plan.search.query_prompt)
-    return dict(zip(questions.texts, embeddings.vectors, strict=True))
+    texts = [one.text for one in golden.questions]
+    embeddings = index.encoder.encode_queries(texts, plan.search.query_prompt)
+    return {one.id: row for one, row in zip(golden.questions, embeddings.vectors, strict=True)}
 
 
-def _search(
-    index: Index, queries: Mapping[str, str], vectors: Mapping[str, FloatArray], recipe: SearchRecipe
-) -> dict[str, list[str]]:
-    """Query id → document ids, best first."""
-    k = _searched(index.recipe)
-    return {
-        query_id: best_documents(index.search(query, k, recipe=recipe, vector=vectors.get(query_id)))
-        for query_id, query in queries.items()
-    }
-
-
-def _searched(recipe: IndexRecipe) -> int:
-    """Hits asked for; each leg contributes at least as many candidates."""
-    return DOCUMENTS if recipe.chunking == "whole" else CHUNKS
-
-
-def best_documents(hits: Iterable[Hit], limit: int = DOCUMENTS) -> list[str]:
-    """Document ids, each where its best chunk stands. The order of the hits is total, so this one is."""
-    return list(dict.fromkeys(hit.document_id for hit in hits))[:limit]
-
-
-def score(rankings: Mapping[str, Sequence[str]], judgements: Judgements) -> dict[str, float]:
-    """The mean of each measure over all judged queries; one without a ranking counts with 0.
-
-    ir-measures sorts a ranking by its scores again, in single precision and ties in its own way. So it is given the
-    ranks, as strictly falling whole numbers, and not the scores.
-    """
-    run = {
-        query_id: {document_id: float(-rank) for rank, document_id in enumerate(ranking)}
-        for query_id, ranking in rankings.items()
-    }
-    values = ir_measures.calc_aggregate(MEASURES, judgements, run)
-    return {str(measure): round(float(values[measure]), 5) for measure in MEASURES}
-
-
-def _result(plan: Plan, status: IndexStatus, queries: int, legs: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def _result(plan: Plan, status: IndexStatus, golden: GoldenSet, legs: Mapping[str, Scores]) -> dict[str, Any]:
     return {
         "dataset": plan.dataset.resolve().name,
         "documents": status.documents,
-        "queries": queries,
-        "legs": legs,
+        "queries": len(golden.questions),
+        "legs": {leg: {name: round(one.mean, 5) for name, one in told.means.items()} for leg, told in legs.items()},
+        "intervals": {leg: {name: asdict(one) for name, one in told.means.items()} for leg, told in legs.items()},
         "chunks": status.chunks,
         "chunked": plan.recipe.chunking != "whole",
         "split": plan.split,
+        "golden": golden.digest,
         "model": status.model,
         "fingerprint": status.fingerprint,
         "recipe": dict(status.recipe),
-        "search": {
-            "k": _searched(plan.recipe),
-            "depth": max(_searched(plan.recipe), plan.search.depth),
-            "fusion": plan.search.fusion,
-        },
+        "search": {"k": K, "depth": max(K, plan.search.depth), "fusion": plan.search.fusion},
+        "commit": commit(),
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
 def table(result: Mapping[str, Any]) -> str:
     """The measures of each leg in aligned columns, under a line that says of what."""
-    names = [str(measure) for measure in MEASURES]
+    names = list(next(iter(result["legs"].values())))
     chunks = f"{result['chunks']} chunks, " if result["chunked"] else ""
     lines = [
         f"{result['dataset']}: {result['documents']} documents, {chunks}{result['queries']} queries, {result['model']}",
@@ -220,8 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json is not None:
             options.json.parent.mkdir(parents=True, exist_ok=True)
         result = evaluate(_plan(options))
-        if options.json is not None:
-            options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        for path in (options.json, options.results and result_path(options.results, result)):
+            if path is not None:
+                path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     except (DatasetError, TarragonError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -256,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--chunked", action="store_true", help="cut the documents into chunks; a document's score is its best chunk's")
     add("--split", default="test", help="which judgements: qrels/SPLIT.tsv")
     add("--json", type=Path, metavar="OUT", help="write the result here")
+    add("--results", type=Path, metavar="DIR", help="write it here, named by configuration and commit")
     add("--model", help="name or local folder; the bundled one by default")
     add("--device", help="cpu, cuda, mps; the best there is by default")
     add("--index", type=Path, metavar="DIR", help="keep the index here, and use it again")

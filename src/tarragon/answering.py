@@ -103,7 +103,7 @@ class Answers:
                 wanted *= 2  # from as deep as it takes
                 found, hits, trace = self._once(run, wanted, embedding, begun)
             hits = kept[: question.k]
-        return Hits(hits, trace.receipt(), trace.explain)
+        return Hits(hits, trace.receipt(), trace.explain, trace.rankings)
 
     def _once(self, run: _Run, k: int, embedding: Stage, begun: float) -> tuple[list[Found], list[Hit], Trace]:
         """Search and judge; the trace is of this search alone."""

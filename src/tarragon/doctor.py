@@ -21,6 +21,7 @@ from tarragon.recipe import SearchRecipe
 from tarragon.session import Session
 from tarragon.sides import SAMPLE
 from tarragon.survey import state_of
+from tarragon.types import Freshness
 from tarragon.vitals import Result, Vitals
 
 ASKED = 200
@@ -153,19 +154,25 @@ def _documents(read: Vitals) -> Iterator[Result]:
 
 
 def _sources(read: Vitals) -> Iterator[Result]:
-    """Ask the sources of a sample of documents: every so many in order of their ids."""
-    ledger, session = read.version.ledger, read.session
-    options = session.options(read.version.record.contract, "")
-    check = FreshnessCheck(lambda document: state_of(document, options), options.contract)
-    known = [record for _, record in sorted(read.records.items()) if record.state is not None]
-    asked = known[:: max(1, math.ceil(len(known) / ASKED))]
-    sources = {name: session.origins.source(ledger, name) for name in {record.namespace for record in asked}}
-    answers = [check.judge(record, *sources[record.namespace]) for record in asked]
+    """Ask the sources of a sample of documents."""
+    answers = ask_sources(read.session, read.version, read.records, ASKED)
     stale, missing, unknown = (answers.count(answer) for answer in ("stale", "missing", "unknown"))
     if unknown == len(answers):
         yield Unknown("stale documents", "no source of them can be asked from here")
     else:
         yield symptoms.judge_sources(stale, missing, unknown, len(answers) - unknown)
+
+
+def ask_sources(
+    session: Session, version: OpenVersion, records: Mapping[str, DocumentRecord], most: int
+) -> list[Freshness]:
+    """What the sources say of documents now: of at most so many, spread evenly in order of their ids."""
+    options = session.options(version.record.contract, "")
+    check = FreshnessCheck(lambda document: state_of(document, options), options.contract)
+    known = [record for _, record in sorted(records.items()) if record.state is not None]
+    asked = known[:: max(1, math.ceil(len(known) / most))]
+    sources = {name: session.origins.source(version.ledger, name) for name in {record.namespace for record in asked}}
+    return [check.judge(record, *sources[record.namespace]) for record in asked]
 
 
 def _depth(read: Vitals) -> Iterator[Result]:

@@ -4,7 +4,9 @@ TarragonError
 ├── InvalidInput (ValueError)         the caller's value cannot be used
 │   ├── InvalidDocument               a document's id, text or metadata
 │   ├── InvalidFilter                 a filter that cannot be compiled; never ignored
-│   └── InvalidRecipe                 a setting outside its range
+│   ├── InvalidRecipe                 a setting outside its range
+│   ├── InvalidGolden                 questions with judgements: a file or a value that is malformed
+│   └── InvalidRun                    a run to be scored: a file or a value that is malformed
 ├── IndexProblem                      the index as a whole
 │   ├── IndexNotFound (FileNotFoundError)
 │   ├── NotAnIndex                    the path holds something else
@@ -25,7 +27,8 @@ TarragonError
 │   ├── EncodingFailed (RuntimeError)
 │   ├── AdapterRefused                no bridge between two spaces that is good enough
 │   ├── ModelUnavailable (ConnectionError)  a model behind HTTP cannot be reached or refuses
-│   └── RerankingFailed (RuntimeError)      a reranker cannot score
+│   ├── RerankingFailed (RuntimeError)      a reranker cannot score
+│   └── AnsweringFailed (RuntimeError)      a language model says nothing that can be used
 ├── StorageProblem                    the engine or the disk
 │   ├── DiskFull (OSError)
 │   └── ServerUnavailable (ConnectionError)
@@ -64,6 +67,14 @@ class InvalidFilter(InvalidInput):
 
 class InvalidRecipe(InvalidInput):
     """A setting is outside its range."""
+
+
+class InvalidGolden(InvalidInput):
+    """Questions with judgements are malformed or missing. From a file, `data` has its ``path`` and ``line``."""
+
+
+class InvalidRun(InvalidInput):
+    """A run, the answers of a configuration, is malformed. From a file, `data` has its ``path`` and ``line``."""
 
 
 class IndexProblem(TarragonError):
@@ -148,6 +159,10 @@ class ModelUnavailable(ModelProblem, ConnectionError):
 
 class RerankingFailed(ModelProblem, RuntimeError):
     """A reranker gave no scores. The ranking before it still stands."""
+
+
+class AnsweringFailed(ModelProblem, RuntimeError):
+    """A language model gave no answer that can be used."""
 
 
 class StorageProblem(TarragonError):

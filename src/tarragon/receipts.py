@@ -89,11 +89,20 @@ class Hits(list[Hit]):
         hits: Iterable[Hit] = (),
         receipt: Receipt | None = None,
         explain: Callable[[Hit], Explanation] | None = None,
+        rankings: Callable[[], dict[str, list[tuple[str, float]]]] | None = None,
     ) -> None:
         super().__init__(hits)
         self.receipt = receipt or Receipt()
         self._explain = explain
+        self._rankings = rankings
 
     def explain(self) -> list[Explanation]:
         """Each hit's rank and score in every stage, in the order of the hits. Nothing is searched again."""
         return [self._explain(hit) if self._explain else Explanation(hit.chunk_id, hit.document_id, {}) for hit in self]
+
+    def rankings(self) -> dict[str, list[tuple[str, float]]]:
+        """By stage, chunk id and score of every candidate that it had, hit or not; best first, ties by id.
+
+        A leg of several tells the scores of all their candidates: its own come first.
+        """
+        return self._rankings() if self._rankings else {}

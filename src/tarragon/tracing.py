@@ -93,9 +93,18 @@ class Trace:
         places = {stage: Place(self.rank(stage, id_), scores.get(id_)) for stage, scores in self.scores.items()}
         return Explanation(hit.chunk_id, hit.document_id, places)
 
+    def rankings(self) -> dict[str, list[tuple[str, float]]]:
+        """See `tarragon.receipts.Hits.rankings`."""
+        orders = {stage: sorted(scores.items(), key=_by_score) for stage, scores in self.scores.items()}
+        return {stage: [(str(id_), score) for id_, score in order] for stage, order in orders.items()}
+
     def rank(self, stage: str, id_: UUID) -> int | None:
         """A passage's rank in a stage, from 1; None if the stage did not have it."""
         if stage not in self._ranks:
-            order = sorted(self.scores[stage].items(), key=lambda entry: (-entry[1], entry[0].int))
+            order = sorted(self.scores[stage].items(), key=_by_score)
             self._ranks[stage] = {one: rank for rank, (one, _) in enumerate(order, start=1)}
         return self._ranks[stage].get(id_)
+
+
+def _by_score(entry: tuple[UUID, float]) -> tuple[float, int]:
+    return -entry[1], entry[0].int

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from math import log2
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evals.beir import DatasetError, read_corpus, read_questions
-from evals.run import Plan, best_documents, evaluate, main, score, table
-from tarragon import Document, Hit, Index, IndexRecipe, SearchRecipe
+from evals.run import Plan, evaluate, main, table
+from tarragon import Document, Index, IndexRecipe, SearchRecipe
 from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
 
 CORPUS = {
@@ -82,6 +82,8 @@ def test_result(dataset: Path, encoder: SentenceTransformerEncoder, chunking: st
     assert result["legs"]["dense"]["R@100"] == 0.75  # the dense leg ranks every document
     assert set(result["seconds"]) == {"sync", "embed queries", "dense", "bm25", "hybrid"}
     assert len(table(result).splitlines()) == 2 + 3
+    for leg, interval in ((leg, told["nDCG@10"]) for leg, told in result["intervals"].items()):
+        assert interval["low"] <= result["legs"][leg]["nDCG@10"] <= interval["high"]
 
 
 def test_whole_is_title_and_text_in_one(dataset: Path) -> None:
@@ -101,25 +103,15 @@ def test_search_settings_reach_the_search(
     dataset: Path, encoder: SentenceTransformerEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[SearchRecipe | None] = []
-    search = Index.search
+    search = Index.search_batch
 
-    def spy(self: Index, query: str, k: int = 5, *, recipe: SearchRecipe | None = None, **other: object) -> list[Hit]:
+    def spy(self: Index, queries: list[str], k: int = 5, *, recipe: SearchRecipe | None = None, **other: object) -> Any:
         seen.append(recipe)
-        return search(self, query, k, recipe=recipe, **other)  # type: ignore[arg-type]
+        return search(self, queries, k, recipe=recipe, **other)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Index, "search", spy)
+    monkeypatch.setattr(Index, "search_batch", spy)
     evaluate(Plan(dataset, legs=("bm25", "hybrid"), search=SearchRecipe(depth=7, fusion="rrf")), encoder)
     assert set(seen) == {SearchRecipe("lexical", depth=7, fusion="rrf"), SearchRecipe("hybrid", depth=7, fusion="rrf")}
-
-
-def hits(*document_ids: str) -> Iterator[Hit]:
-    return (Hit(id_, f"c{i}", "", 0, 0, (), {}, 1.0) for i, id_ in enumerate(document_ids))
-
-
-def test_a_document_stands_where_its_best_chunk_stands() -> None:
-    assert best_documents(hits("b", "a", "b", "b", "c", "a")) == ["b", "a", "c"]
-    assert best_documents(hits("b", "b", "a", "c"), 2) == ["b", "a"]
-    assert best_documents(hits()) == []
 
 
 def test_many_chunks_of_one_document_do_not_crowd_out_others(
@@ -138,29 +130,20 @@ def test_many_chunks_of_one_document_do_not_crowd_out_others(
     assert result["legs"]["bm25"]["RR@10"] == 0.5
 
 
-def test_score_follows_the_given_order_and_counts_missing_queries() -> None:
-    names = [f"d{i:03}" for i in range(100)]
-    values = score({"q": names}, {"q": {names[9]: 1, names[99]: 1}, "absent": {"x": 1}})
-    ideal = 1 + 1 / log2(3)
-    assert values == pytest.approx(
-        {"nDCG@10": 1 / log2(11) / ideal / 2, "R@10": 0.25, "R@100": 0.5, "RR@10": 0.05}, abs=1e-5
-    )
-
-
 @pytest.mark.parametrize(
     ("file", "line", "message"),
     [
         ("corpus.jsonl", "{", "corpus.jsonl, line 3: not JSON"),
         ("corpus.jsonl", "[]", "corpus.jsonl, line 3: a JSON object is needed, this is a list"),
-        ("corpus.jsonl", '{"text": "x"}', "corpus.jsonl, line 3: an '_id' is needed"),
+        ("corpus.jsonl", '{"text": "x"}', "corpus.jsonl, line 3: '_id' must be a string that is not empty"),
         ("corpus.jsonl", '{"_id": "ice", "text": "x"}', "corpus.jsonl, line 3: a second document with the _id 'ice'"),
-        ("corpus.jsonl", '{"_id": "x"}', "corpus.jsonl, line 3: 'text' must be a string, not NoneType"),
+        ("corpus.jsonl", '{"_id": "x"}', "corpus.jsonl, line 3: 'text' is missing"),
         ("corpus.jsonl", '{"_id": "x", "title": 1, "text": ""}', "corpus.jsonl, line 3: 'title' must be a string"),
-        ("corpus.jsonl", "\udcff", "corpus.jsonl, line 3: not JSON"),
-        ("queries.jsonl", '{"_id": true, "text": ""}', "queries.jsonl, line 3: an '_id' is needed"),
+        ("corpus.jsonl", "\udcff", "corpus.jsonl, line 3: not valid UTF-8 at byte 0"),
+        ("queries.jsonl", '{"_id": true, "text": ""}', "queries.jsonl, line 3: '_id' must be a string"),
         ("queries.jsonl", '{"_id": "first", "text": ""}', "queries.jsonl, line 3: a second query with the _id 'first'"),
-        ("qrels/test.tsv", "first\tknots", "test.tsv, line 3: query id, document id and a whole number are needed"),
-        ("qrels/test.tsv", "first\tknots\thigh", "test.tsv, line 3: query id, document id and a whole number"),
+        ("qrels/test.tsv", "first\tknots", "test.tsv, line 3: query id, document id and grade are needed"),
+        ("qrels/test.tsv", "first\tknots\thigh", "test.tsv, line 3: the grade must be a whole number"),
         ("qrels/test.tsv", "first\tglaciers\t2", "test.tsv, line 3: judged before, with another grade"),
     ],
 )
@@ -197,6 +180,10 @@ def test_command(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     result = json.loads(out.read_text())
     assert list(result["legs"]) == ["bm25", "dense"]
     assert f"bm25    {result['legs']['bm25']['nDCG@10']:9.4f}" in printed
+    assert main([str(dataset), "--legs", "bm25", "--chunked", "--results", str(tmp_path / "results")]) == 0
+    (kept,) = (tmp_path / "results").iterdir()
+    assert kept.name.startswith("tiny.chunks256.all-MiniLM-L6-v2.calibrated.")
+    assert json.loads(kept.read_text())["legs"]["bm25"] == result["legs"]["bm25"]
 
 
 def test_command_reports_errors(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 synced, but some documents failed · 130 interrupted.
 ``plan --exit-code``: 0 nothing to do · 1 an error · 2 changes · 3 blocked. ``verify``: 3 where something is wrong.
-``doctor``: 3 where something is worse than a note.
+``doctor``: 3 where something is worse than a note. ``eval``: 3 where a metric fell too far; ``monitor``: on an alert.
 With ``--json`` exactly one JSON object goes to stdout, also for an error; only wrong usage is told on stderr alone.
 """
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, get_args
 
 from tarragon import __version__
-from tarragon.cli import commands, questions
+from tarragon.cli import commands, evaluation_options, questions
 from tarragon.recipe import Chunking, Language
 from tarragon.sources import DEFAULT_MAX_BYTES
 
@@ -23,6 +24,18 @@ def parser() -> argparse.ArgumentParser:
     why = "at which stage a question loses a document"
     questions.add_why_not(_command(found, "why-not", questions.why_not, why))
     questions.add_tune(_command(found, "tune", questions.tune, "measure how the index is best searched, and do so"))
+    well = "how well questions with known answers are answered"
+    evaluation_options.add_eval(_command(found, "eval", _later("evaluations", "evaluate"), well))
+    better = "which of several saved runs answers better, and where"
+    evaluation_options.add_compare_runs(_plain(found, "compare-runs", _later("evaluations", "compare_runs"), better))
+    grid = "measure a grid of settings on several data sets"
+    evaluation_options.add_sweep(_plain(found, "sweep", _later("evaluations", "sweep"), grid))
+    asked = "make questions for a corpus that has none, each with its source"
+    evaluation_options.add_questions(_command(found, "questions", _later("answering", "questions"), asked))
+    answered = "write and judge answers from what is found; by words, or by a language model"
+    evaluation_options.add_answers(_command(found, "answers", _later("answering", "answers"), answered))
+    watched = "whether an index still answers as it did; for a weekly job"
+    evaluation_options.add_monitor(_command(found, "monitor", _later("evaluations", "monitor"), watched))
     _command(found, "status", commands.status, "what an index holds; works while another process uses it")
     _add_device(_command(found, "optimize", commands.optimize, "build the vector graph and free deleted space"))
     _add_verify(_command(found, "verify", commands.verify, "compare ledger, chunks and vectors; mend what is wrong"))
@@ -39,11 +52,27 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _command(found: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    made = _plain(found, name, run, text)
+    made.add_argument("index", metavar="INDEX", help="a folder, such as handbook.tarragon, or http://host:6333/name")
+    return made
+
+
+def _plain(found: Any, name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    """A command without an index."""
     made: argparse.ArgumentParser = found.add_parser(name, help=text, description=text)
     made.set_defaults(command=run)
-    made.add_argument("index", metavar="INDEX", help="a folder, such as handbook.tarragon, or http://host:6333/name")
     made.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
     return made
+
+
+def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """A command of a module that no other command has to wait for."""
+
+    def run(options: argparse.Namespace) -> int:
+        command: Callable[[argparse.Namespace], int] = getattr(import_module(f"tarragon.cli.{module}"), name)
+        return command(options)
+
+    return run
 
 
 def _add_device(made: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ _SETTINGS = ("words", "fusion", "dense_weight", "depth", "min_score", "per_docum
 def add_search(made: argparse.ArgumentParser) -> None:
     """Options of ``tarragon search``."""
     made.add_argument("query", metavar="QUESTION")
-    _add_asking(made)
+    add_asking(made)
     made.add_argument("--explain", action="store_true", help="each hit's rank and score in every stage, and the times")
     made.add_argument(
         "--on-stale",
@@ -43,7 +43,7 @@ def add_why_not(made: argparse.ArgumentParser) -> None:
     """Options of ``tarragon why-not``."""
     made.add_argument("query", metavar="QUESTION")
     made.add_argument("document", metavar="DOCUMENT", help="its id")
-    _add_asking(made)
+    add_asking(made)
 
 
 def add_tune(made: argparse.ArgumentParser) -> None:
@@ -58,9 +58,10 @@ def add_tune(made: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_asking(made: argparse.ArgumentParser) -> None:
+def add_asking(made: argparse.ArgumentParser, k: int = 5) -> None:
+    """Options of how to search."""
     _add_device(made)
-    made.add_argument("-k", type=int, default=5, help="how many passages (default: %(default)s)")
+    made.add_argument("-k", type=int, default=k, help="how many passages (default: %(default)s)")
     made.add_argument("--mode", choices=get_args(Mode), help="default: hybrid")
     made.add_argument("--filter", metavar="JSON", help="""such as '{"lang": "en", "year": {"$gte": 2020}}'""")
     how = made.add_argument_group("how to search; by default as the index was tuned")
@@ -92,7 +93,7 @@ def search(options: argparse.Namespace) -> int:
             hits = index.search(
                 options.query,
                 options.k,
-                filter=_filter(options.filter),
+                filter=read_filter(options.filter),
                 mode=options.mode,
                 recipe=_recipe(index, options),
                 on_stale=options.on_stale,
@@ -114,10 +115,10 @@ def search(options: argparse.Namespace) -> int:
 def why_not(options: argparse.Namespace) -> int:
     """``tarragon why-not``."""
     with Index.open(options.index, device=options.device, create=False) as index:
-        recipe = _recipe(index, options)
-        if options.mode is not None:
-            recipe = replace(recipe or SearchRecipe(**_tuned(index)), mode=options.mode)
-        found = index.why_not(options.query, options.document, options.k, filter=_filter(options.filter), recipe=recipe)
+        recipe = recipe_typed(index, options)
+        found = index.why_not(
+            options.query, options.document, options.k, filter=read_filter(options.filter), recipe=recipe
+        )
     views.output(options.json, found, lambda one: print(one.sentence))
     return 0
 
@@ -141,7 +142,9 @@ def _bridged(index: Index, options: argparse.Namespace) -> list[Hit]:
         raise InvalidInput("with --bridge only -k and --filter can be said: it always fuses both legs and marks hits")
     recipe = IndexRecipe.from_dict({**index.recipe.to_dict(), "model": options.model})
     encoder = load_encoder(recipe, options.device)
-    return index.bridge(encoder, kind=options.bridge).search(options.query, options.k, filter=_filter(options.filter))
+    return index.bridge(encoder, kind=options.bridge).search(
+        options.query, options.k, filter=read_filter(options.filter)
+    )
 
 
 # --- what was typed ---------------------------------------------------------------------------------------------------
@@ -155,6 +158,12 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
         for number, model in enumerate(options.rerank)
     ]
     return given | ({"rerankers": tuple(steps)} if steps else {})
+
+
+def recipe_typed(index: Index, options: argparse.Namespace) -> SearchRecipe | None:
+    """How to search, mode included; None if nothing was typed."""
+    recipe = _recipe(index, options)
+    return recipe if options.mode is None else replace(recipe or SearchRecipe(**_tuned(index)), mode=options.mode)
 
 
 def _recipe(index: Index, options: argparse.Namespace) -> SearchRecipe | None:
@@ -178,7 +187,8 @@ def _tuned(index: Index) -> dict[str, Any]:
     return {} if serving is None else dict(index._opened.record(serving).tuning.get("search", {}))
 
 
-def _filter(text: str | None) -> Any:
+def read_filter(text: str | None) -> Any:
+    """The filter that was typed, if one was."""
     try:
         return None if text is None else json.loads(text)
     except ValueError as error:
