@@ -1,7 +1,7 @@
 """The examples' language model: any OpenAI-compatible endpoint, or a stand-in that quotes.
 
 The stand-in is no language model. It answers with the sentence of the passages that it is shown which shares most words
-with the question, so that the examples run anywhere, and what they show is the retriever.
+with the question, so that the examples run anywhere and always say the same, and what they show is the retriever.
 """
 
 from __future__ import annotations
@@ -14,43 +14,38 @@ from llama_index.core.llms import LLM, CompletionResponse, CompletionResponseGen
 from llama_index.core.llms.callbacks import llm_completion_callback
 
 UNKNOWN = "The documents do not say."
-_FEW = {
-    "a",
-    "an",
-    "and",
-    "are",
-    "at",
-    "do",
-    "does",
-    "for",
-    "from",
-    "how",
-    "in",
-    "is",
-    "it",
-    "of",
-    "on",
-    "or",
-    "the",
-    "to",
-}
-_FEW |= {"was", "what", "when", "where", "which", "who", "with"}
+KEY = "OPENAI_API_KEY"
+
+_SHOWN = re.compile(r"(?:^-{20,}$|for the context:$)(.*)(?:^-{20,}$|^\s*Instruction:)", re.DOTALL | re.MULTILINE)
+"""The passages in the prompts of LlamaIndex's query and chat engines."""
+
+_BREAK = re.compile(r"\n\s*\n|\n(?=\s*(?:#|\||```|[-*+] |\d+\. ))|```\w*\n|(?<=[.!?])\s+|^#.*\n", re.MULTILINE)
+"""Between sentences: blank lines, headings, rows, items, code, and ends of sentences."""
+
+_FEW = frozenset(
+    "a an and are at do does for from how in is it of on or the to was what when where which who with".split()
+)  # noqa: E501, SIM905
 
 
-def language_model(base_url: str | None = None, model: str = "") -> LLM:
-    """The model behind an endpoint, with the key in OPENAI_API_KEY if it needs one; without one, the stand-in."""
+def language_model(base_url: str | None = None, model: str | None = None) -> LLM:
+    """The model behind an endpoint, with the key in OPENAI_API_KEY if it needs one; without an endpoint, the stand-in.
+
+    Raises:
+        SystemExit: What is missing for an endpoint.
+    """
     if base_url is None:
         return QuotingLLM()
+    if not model:
+        raise SystemExit("--base-url needs --model too: the name of a model at that endpoint")
     try:
         from llama_index.llms.openai_like import OpenAILike
     except ImportError:
         raise SystemExit("--base-url needs another package: pip install llama-index-llms-openai-like") from None
-    key = os.environ.get("OPENAI_API_KEY", "none")
-    return OpenAILike(model=model, api_base=base_url, api_key=key, is_chat_model=True)
+    return OpenAILike(model=model, api_base=base_url, api_key=os.environ.get(KEY) or "none", is_chat_model=True)
 
 
 class QuotingLLM(CustomLLM):
-    """Quotes the passages in its prompt."""
+    """Quotes the passages in its prompt: see the module."""
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -62,35 +57,18 @@ class QuotingLLM(CustomLLM):
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        def stream() -> CompletionResponseGen:
-            text = ""
-            for part in re.findall(r"\S+\s*", _answer(prompt)):
-                text += part
-                yield CompletionResponse(text=text, delta=part)
-
-        return stream()
+        pieces = re.findall(r"\S+\s*", _answer(prompt))
+        return (CompletionResponse(text="".join(pieces[: n + 1]), delta=piece) for n, piece in enumerate(pieces))
 
 
 def _answer(prompt: str) -> str:
-    if "Standalone question:" in prompt:  # the words of the follow-up, and of the question before it
-        asked = re.findall(r"^\s*user: (.*)", prompt, re.MULTILINE)[-1:]
-        return " ".join([*re.findall(r"Follow Up Input: (.*)", prompt), *asked])
-    question = re.findall(r"(?:user|Query): (.*)", prompt)[-1]
-    passages = prompt[: prompt.rfind(question)]
-    sentences = [one for line in passages.splitlines() for one in re.split(r"(?<=[.!?])\s+", line.strip())]
-    quotable = [one for one in sentences if one.endswith(".") and not one.startswith(_OF_THE_PROMPT)]
-    best = max(quotable, key=lambda one: len(_words(one) & _words(question)), default="")
-    return best if _words(best) & _words(question) else UNKNOWN
-
-
-_OF_THE_PROMPT = (
-    "The following is",
-    "The assistant is",
-    "If the assistant",
-    "does not know",
-    "Instruction:",
-    "Answer ",
-)
+    asked = re.findall(r"^\s*(?:user|Query): (.*)", prompt, re.MULTILINE)[-1]
+    if follow_up := re.search(r"^\s*Follow Up Input: (.*)\n\s*Standalone question:", prompt, re.MULTILINE):
+        return f"{follow_up[1]} {asked}"  # with the words of the question before it
+    shown = _SHOWN.search(prompt)
+    sentences = [" ".join(one.split()) for one in _BREAK.split(shown[1] if shown else "")]
+    best = max(sentences, key=lambda one: len(_words(one) & _words(asked)), default="")
+    return best if _words(best) & _words(asked) else UNKNOWN
 
 
 def _words(text: str) -> set[str]:

@@ -1,24 +1,20 @@
-"""An existing LlamaIndex program whose retriever is swapped for Tarragon in three changed lines:
-
-    -from llama_index.core import VectorStoreIndex
-    +from llama_index.retrievers.tarragon import TarragonRetriever
-    -index = VectorStoreIndex.from_documents(documents)
-    -retriever = index.as_retriever(similarity_top_k=3)
-    +retriever = TarragonRetriever.from_documents(documents, "handbook.tarragon", similarity_top_k=3)
-
-Below both stand side by side, with the same documents and the same embedding model, and print what they find:
+"""An existing LlamaIndex program, and the same with its retriever swapped for Tarragon's.
 
     python swap.py
+
+Prints the lines that differ, what both find with the same documents and the same embedding model, and what an edit
+costs. The embedding model alone cannot tell E4403 from E4402; a search that also goes by words can.
 """
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from llama_index.core import Document, VectorStoreIndex
-from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core import Document
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.retrievers.tarragon import TarragonEmbedding, TarragonRetriever
 from quoting_llm import QuotingLLM
@@ -40,42 +36,56 @@ TEXTS = {
 QUESTIONS = ["what does E4403 mean?", "zk-71", "how often are keys changed?", "when can I eat?", "get the data back"]
 
 
-def documents() -> list[Document]:
-    """What is searched."""
-    return [Document(text=text, id_=id_) for id_, text in TEXTS.items()]
+# Imports are inside, so that all that differs is here.
+def before(documents: list[Document], embed_model: TarragonEmbedding, folder: Path) -> RetrieverQueryEngine:
+    from llama_index.core import VectorStoreIndex
+
+    index = VectorStoreIndex.from_documents(documents, embed_model=embed_model)
+    retriever = index.as_retriever(similarity_top_k=3)
+    return RetrieverQueryEngine.from_args(retriever, llm=QuotingLLM())
 
 
-def before(embed_model: TarragonEmbedding) -> BaseRetriever:
-    """The program as it was."""
-    index = VectorStoreIndex.from_documents(documents(), embed_model=embed_model)
-    return index.as_retriever(similarity_top_k=3)
+def after(documents: list[Document], embed_model: TarragonEmbedding, folder: Path) -> RetrieverQueryEngine:
+    from llama_index.retrievers.tarragon import TarragonRetriever
+
+    options = {"encoder": embed_model.encoder, "similarity_top_k": 3}
+    retriever = TarragonRetriever.from_documents(documents, folder / "handbook.tarragon", **options)
+    return RetrieverQueryEngine.from_args(retriever, llm=QuotingLLM())
 
 
-def after(embed_model: TarragonEmbedding, path: Path) -> TarragonRetriever:
-    """The program as it is now."""
-    return TarragonRetriever.from_documents(documents(), path, encoder=embed_model.encoder, similarity_top_k=3)
+def changed_lines() -> list[str]:
+    """What differs between the two programs, below their first lines."""
+    old, new = (_body(program) for program in (before, after))
+    return [line for line in difflib.unified_diff(old, new, lineterm="", n=0) if line[:3] not in ("---", "+++", "@@ ")]
 
 
-def ranks(retriever: BaseRetriever, questions: Sequence[str]) -> list[str]:
-    """The documents that are found for each question, best first."""
-    return [" ".join(str(one.node.ref_doc_id) for one in retriever.retrieve(question)) for question in questions]
+def _body(program: Callable[..., RetrieverQueryEngine]) -> list[str]:
+    return [line.strip() for line in inspect.getsource(program).splitlines()[1:] if line.strip()]
 
 
-def run(embed_model: TarragonEmbedding, path: Path) -> list[str]:
-    """The table of hits, and what an edit costs."""
-    old, new = before(embed_model), after(embed_model, path)
-    lines = [f"{'question':<30}{'before':<30}after"]
-    for question, one, other in zip(QUESTIONS, ranks(old, QUESTIONS), ranks(new, QUESTIONS), strict=True):
-        lines.append(f"{question:<30}{one:<30}{other}")
-    edited = documents()
-    edited[4].set_content("The signing key is rotated every October. The old key is valid for one more hour.")
-    report = new.sync(edited)
-    answer = RetrieverQueryEngine.from_args(new, llm=QuotingLLM()).query("when is the signing key rotated?")
-    lines.append(f"after an edit: {report.chunks_embedded} of {len(edited)} texts embedded; {answer}")
-    new.close()
-    return lines
+def run(embed_model: TarragonEmbedding, folder: Path) -> Iterator[str]:
+    """The lines, the table of hits, and what an edit costs."""
+    yield from changed_lines()
+    documents = [Document(text=text, id_=id_) for id_, text in TEXTS.items()]
+    programs = [program(documents, embed_model, folder) for program in (before, after)]
+    yield f"\n{'question':<30}{'before':<30}after"
+    for question in QUESTIONS:
+        found = [[str(one.node.ref_doc_id) for one in engine.query(question).source_nodes] for engine in programs]
+        yield f"{question:<30}{' '.join(found[0]):<30}{' '.join(found[1])}"
+
+    asked = "when is the signing key rotated?"
+    yield f"\n{asked} {programs[1].query(asked)}"
+    documents[list(TEXTS).index("keys")].set_content(TEXTS["keys"].replace("April", "October"))
+    with programs[1].retriever as retriever:
+        assert isinstance(retriever, TarragonRetriever)
+        report = retriever.sync(documents)
+        yield f"after an edit: {programs[1].query(asked)}"
+        kept = f"{report.documents_changed} document changed, {report.documents_unchanged} did not"
+        yield f"{kept}; {report.chunks_embedded} text embedded in {report.seconds:.2f} s"
 
 
 if __name__ == "__main__":
+    embedding = TarragonEmbedding()  # all-MiniLM-L6-v2, which comes with tarragon[bundled]
     with tempfile.TemporaryDirectory() as temporary:
-        print("\n".join(run(TarragonEmbedding(), Path(temporary) / "swap.tarragon")))
+        for line in run(embedding, Path(temporary)):
+            print(line)

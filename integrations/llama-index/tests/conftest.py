@@ -10,13 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from llama_documents import BACKUP, EXAMPLES, KEYS, WALLS
 from llama_index.core import Document, Settings
 from llama_index.retrievers.tarragon import TarragonRetriever
 from reading_llm import ReadingLLM
 
 from tarragon.testing import WordEncoder
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _CORE = find_spec("llama_index.core")
@@ -24,21 +24,6 @@ assert _CORE is not None
 assert _CORE.origin is not None
 # core 0.13 ships the data of its sentence splitter and downloads them all the same
 os.environ.setdefault("NLTK_DATA", str(Path(_CORE.origin).parent / "_static" / "nltk_cache"))
-
-KEYS = """# Signing keys
-
-Every release is signed by two engineers.
-
-## Rotate the signing key
-
-Run keyctl rotate to rotate the signing key every April.
-
-## Revoke a key
-
-Revoke a leaked key at once with keyctl revoke.
-"""
-BACKUP = "The database backup is copied to cold storage every night at three.\n"
-WALLS = "The walls of the office are painted white each spring.\n"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import BACKUP, KEYS
+from llama_documents import BACKUP, KEYS
 from llama_index.core import Document, QueryBundle
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import MetadataMode, NodeRelationship, NodeWithScore, ObjectType, TextNode

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BACKUP
+from llama_documents import BACKUP
 from llama_index.core import Document, PromptTemplate, QueryBundle
 from llama_index.core.agent.workflow import ReActAgent
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine

@@ -13,7 +13,7 @@ import pytest
 import quoting_llm
 import swap
 import tenants
-from conftest import BACKUP, EXAMPLES, KEYS
+from llama_documents import BACKUP, EXAMPLES, KEYS
 from llama_index.retrievers.tarragon import TarragonEmbedding
 
 from tarragon import Index
