@@ -38,6 +38,7 @@ evals: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.prefix $(DATA)/scifact $(DATA)/squad11-dev --json evals/results/prefix.json
 	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.fusions $(DATA)/scifact $(DATA)/squad11-dev $(DATA)/cosqa $(DATA)/xquad/en \
 		$(DATA)/chunking-evaluation $(DATA)/awsdocs-3k --chunked awsdocs-3k --json evals/results/fusions.json
+	HF_HUB_OFFLINE=1 $(BIN)/python -m evals.chunkers $(DATA)/chunking-evaluation --json evals/results/chunkers.json
 
 # Speed against peers in one run; see benchmarks/README.md.
 bench: .venv/bench
