@@ -22,9 +22,11 @@ _SHOWN = re.compile(r"(?:^-{20,}$|for the context:$)(.*)(?:^-{20,}$|^\s*Instruct
 _BREAK = re.compile(r"\n\s*\n|\n(?=\s*(?:#|\||```|[-*+] |\d+\. ))|```\w*\n|(?<=[.!?])\s+|^#.*\n", re.MULTILINE)
 """Between sentences: blank lines, headings, rows, items, code, and ends of sentences."""
 
-_FEW = frozenset(
-    "a an and are at do does for from how in is it of on or the to was what when where which who with".split()
-)  # noqa: E501, SIM905
+_FEW = set(
+    re.findall(
+        r"\w+", "a an and are at can do does for from how i in is it of on or the to was what when where which who"
+    )
+)
 
 
 def language_model(base_url: str | None = None, model: str | None = None) -> LLM:

@@ -3,7 +3,8 @@
     python swap.py
 
 Prints the lines that differ, what both find with the same documents and the same embedding model, and what an edit
-costs. The embedding model alone cannot tell E4403 from E4402; a search that also goes by words can.
+costs. The embedding model alone takes E4402 for E4403; going by words as well tells them apart. For "get the data back"
+the words mislead, as "back" stands in "rolled back", and in twelve texts nearly every word is rare.
 """
 
 from __future__ import annotations
@@ -33,11 +34,18 @@ TEXTS = {
     "lunch": "Lunch is served at noon; the kitchen closes at two.",
     "zk-71": "The cluster zk-71 holds the leases. It has five members in three rooms.",
 }
-QUESTIONS = ["what does E4403 mean?", "zk-71", "how often are keys changed?", "when can I eat?", "get the data back"]
+QUESTIONS = [
+    "what does E4403 mean?",
+    "E4403",
+    "who looks after zk-71?",
+    "when can I eat?",
+    "can I undo a release?",
+    "get the data back",
+]
 
 
 # Imports are inside, so that all that differs is here.
-def before(documents: list[Document], embed_model: TarragonEmbedding, folder: Path) -> RetrieverQueryEngine:
+def before(documents: list[Document], embed_model: TarragonEmbedding, path: Path) -> RetrieverQueryEngine:
     from llama_index.core import VectorStoreIndex
 
     index = VectorStoreIndex.from_documents(documents, embed_model=embed_model)
@@ -45,11 +53,10 @@ def before(documents: list[Document], embed_model: TarragonEmbedding, folder: Pa
     return RetrieverQueryEngine.from_args(retriever, llm=QuotingLLM())
 
 
-def after(documents: list[Document], embed_model: TarragonEmbedding, folder: Path) -> RetrieverQueryEngine:
+def after(documents: list[Document], embed_model: TarragonEmbedding, path: Path) -> RetrieverQueryEngine:
     from llama_index.retrievers.tarragon import TarragonRetriever
 
-    options = {"encoder": embed_model.encoder, "similarity_top_k": 3}
-    retriever = TarragonRetriever.from_documents(documents, folder / "handbook.tarragon", **options)
+    retriever = TarragonRetriever.from_documents(documents, path, encoder=embed_model.encoder, similarity_top_k=3)
     return RetrieverQueryEngine.from_args(retriever, llm=QuotingLLM())
 
 
@@ -63,11 +70,11 @@ def _body(program: Callable[..., RetrieverQueryEngine]) -> list[str]:
     return [line.strip() for line in inspect.getsource(program).splitlines()[1:] if line.strip()]
 
 
-def run(embed_model: TarragonEmbedding, folder: Path) -> Iterator[str]:
+def run(embed_model: TarragonEmbedding, path: Path) -> Iterator[str]:
     """The lines, the table of hits, and what an edit costs."""
     yield from changed_lines()
     documents = [Document(text=text, id_=id_) for id_, text in TEXTS.items()]
-    programs = [program(documents, embed_model, folder) for program in (before, after)]
+    programs = [program(documents, embed_model, path) for program in (before, after)]
     yield f"\n{'question':<30}{'before':<30}after"
     for question in QUESTIONS:
         found = [[str(one.node.ref_doc_id) for one in engine.query(question).source_nodes] for engine in programs]
@@ -80,12 +87,12 @@ def run(embed_model: TarragonEmbedding, folder: Path) -> Iterator[str]:
         assert isinstance(retriever, TarragonRetriever)
         report = retriever.sync(documents)
         yield f"after an edit: {programs[1].query(asked)}"
-        kept = f"{report.documents_changed} document changed, {report.documents_unchanged} did not"
-        yield f"{kept}; {report.chunks_embedded} text embedded in {report.seconds:.2f} s"
+        counts = f"{report.documents_changed} document changed, {report.documents_unchanged} unchanged"
+        yield f"{counts}: {report.chunks_embedded} text embedded, {report.tokens_embedded} tokens"
 
 
 if __name__ == "__main__":
     embedding = TarragonEmbedding()  # all-MiniLM-L6-v2, which comes with tarragon[bundled]
     with tempfile.TemporaryDirectory() as temporary:
-        for line in run(embedding, Path(temporary)):
+        for line in run(embedding, Path(temporary, "handbook.tarragon")):
             print(line)

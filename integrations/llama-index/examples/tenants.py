@@ -1,6 +1,6 @@
 """Per-tenant scope inside a chat engine: one index, and no tenant ever sees another's passages.
 
-python tenants.py
+Run it with `python tenants.py`; what it prints is found out, not written down.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from llama_index.core.chat_engine import ContextChatEngine
 from llama_index.core.llms import LLM
-from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
+from llama_index.core.schema import NodeWithScore
+from llama_index.core.vector_stores import FilterCondition, MetadataFilter, MetadataFilters
 from llama_index.retrievers.tarragon import TarragonRetriever
 from quoting_llm import QuotingLLM
 
@@ -36,6 +37,10 @@ def assistant(retriever: Retriever, tenant: str, llm: LLM) -> Iterator[ContextCh
         yield ContextChatEngine.from_defaults(TarragonRetriever(scoped), llm=llm)
 
 
+def _names(nodes: list[NodeWithScore]) -> str:
+    return ", ".join(sorted(str(one.node.ref_doc_id) for one in nodes))
+
+
 def run(path: Path, encoder: DenseEncoder | None = None) -> list[str]:
     """What each tenant is told, and what is refused."""
     lines = []
@@ -45,11 +50,12 @@ def run(path: Path, encoder: DenseEncoder | None = None) -> list[str]:
             for tenant in ("acme", "globex"):
                 with assistant(retriever, tenant, QuotingLLM()) as engine:
                     response = engine.chat(QUESTION)
-                sources = sorted(str(one.node.ref_doc_id) for one in response.source_nodes)
-                lines.append(f"{tenant}: {response} (of {', '.join(sources)})")
-            wider = MetadataFilters(filters=[MetadataFilter(key="tenant", value="globex")])
+                lines.append(f"{tenant}: {response} (shown: {_names(response.source_nodes)})")
+            either = [MetadataFilter(key="tenant", value=tenant) for tenant in ("acme", "globex")]
+            wider = MetadataFilters(filters=[*either], condition=FilterCondition.OR)
             with retriever.scope(tenant="acme") as scoped:
-                lines.append(f"acme, asking for globex: {TarragonRetriever(scoped, filters=wider).retrieve(QUESTION)}")
+                found = TarragonRetriever(scoped, filters=wider).retrieve(QUESTION)
+            lines.append(f"acme, with a filter for either tenant: {_names(found)}")
             try:
                 TarragonRetriever(retriever).retrieve(QUESTION)
             except InvalidInput as error:
