@@ -199,11 +199,13 @@ def test_the_swap_shows_what_it_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not HAS_BUNDLED, reason="needs the bundled model")
-def test_an_identifier_shows_the_difference_with_the_real_model(tmp_path: Path) -> None:
+def test_the_readme_shows_what_the_swap_finds_with_the_real_model(tmp_path: Path) -> None:
     lines = list(swap.run(TarragonEmbedding(), tmp_path / "a.tarragon"))
-    row = next(line for line in lines if line.startswith("what does E4403 mean?"))
-    assert row[30:].split()[0] != "E4403"
-    assert row[60:].split()[0] == "E4403"
+    table = re.findall(r"```text\n(.*?)```", README, re.DOTALL)[0].splitlines()
+    assert len(table) == 1 + len(swap.QUESTIONS)
+    assert set(table) <= {part for line in lines for part in line.split("\n")}
+    row = next(line for line in table if line.startswith("what does E4403 mean?"))
+    assert (row[30:].split()[0], row[60:].split()[0]) == ("E4402", "E4403"), "only words tell them apart"
 
 
 # --- tenants ----------------------------------------------------------------------------------------------------------
@@ -216,14 +218,29 @@ def test_tenants_never_see_one_another(tmp_path: Path) -> None:
 
 
 # --- the README -------------------------------------------------------------------------------------------------------
-def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    docs = tmp_path / "docs"
-    docs.mkdir()
-    (docs / "keys.md").write_text(KEYS)
-    (docs / "backup.txt").write_text(BACKUP)
+def test_the_readme_runs(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its blocks one after the other, as a reader would, with words in place of the bundled model."""
+    for place in ("tarragon.session", "llama_index.retrievers.tarragon.embedding"):
+        monkeypatch.setattr(f"{place}.load_encoder", lambda *_: WordEncoder())
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) >= 4
-    names: dict[str, object] = {"encoder": WordEncoder(), "__name__": "readme"}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)  # one after the other, as a reader would
+    names: dict[str, object] = {"__name__": "readme"}
+    outputs = []
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), names)
+        outputs.append(capsys.readouterr().out.splitlines())
+    read, plain, filtered, tenant, stored = outputs
+    assert f"{folder / 'keys.md'}[" in read[0]
+    assert read[-1] == "0 embedded, since nothing changed"
+    assert plain == ["backup.txt"]
+    assert filtered == ["['keys.md', 'keys.md', 'keys.md']", "['embed', 'legs', 'fuse', 'serve', 'freshness']"]
+    assert tenant == ["['acme']"]
+    assert float(stored[0]) > 0
+
+
+def test_files_and_examples_that_the_readme_names_are_there() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
+        assert (EXAMPLES.parent / target).exists(), target
+    named = re.findall(r"^\$ python (examples/\w+\.py)", README, re.MULTILINE)
+    assert {EXAMPLES.parent / one for one in named} == set(EXAMPLES.glob("*.py")) - {EXAMPLES / "quoting_llm.py"}
