@@ -147,12 +147,12 @@ def test_laws_with_a_context(tokenizer: FastTokenizer, text: str, format_: Forma
 def test_a_context_takes_room_but_at_most_half(tokenizer: FastTokenizer) -> None:
     text = "one two three four five six seven eight. " * 40
     plain, short, long = (chunks_of(tokenizer, text, "text", 64, context) for context in ("", "a b c d", "word " * 500))
-    assert [len(chunks) for chunks in (plain, short)] == [
-        len(chunks_of(tokenizer, text, "text", room)) for room in (64, 60)
-    ]
-    assert len(long) == len(chunks_of(tokenizer, text, "text", 32))
+    lengths = [len(chunks_of(tokenizer, text, "text", room)) for room in (64, 60, 32)]
+    assert [len(plain), len(short), len(long)] == lengths
     assert {chunk.tokens - len(tokenizer.tokenize([chunk.text])[0]) for chunk in short} == {4}
-    assert {chunk.tokens - len(tokenizer.tokenize([chunk.text])[0]) for chunk in long} == {500}
+    assert {chunk.embed_text.split("\n")[0] for chunk in long} == {" ".join(["word"] * 32)}, "its beginning is kept"
+    for context in ("word " * 500, "x" * 5_000, "antidisestablishmentarianism " * 30):
+        assert_laws(tokenizer, text, chunks_of(tokenizer, text, "text", 64, context), 64)
 
 
 def test_a_context_that_is_blank_is_none(tokenizer: FastTokenizer) -> None:

@@ -92,6 +92,11 @@ def test_a_vector_that_is_none_of_the_space_is_an_error(index: Index, wrong: np.
         index.search("paint", vector=DenseQuery(vector=wrong.astype(np.float32)))
 
 
+def test_one_text_is_no_tuple_of_texts() -> None:
+    with pytest.raises(InvalidInput, match="give a tuple"):
+        DenseQuery("cold storage")  # type: ignore[arg-type]
+
+
 def test_every_way_of_asking_gives_the_same(index: Index) -> None:
     dense = [None, DenseQuery(("cold storage", "night")), DenseQuery(("rotate",))]
     queries = ["paint the walls", "walls", "key"]

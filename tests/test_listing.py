@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from handbook import version_of
 
-from tarragon import Document, Index, IndexRecipe
+from tarragon import Document, Index, IndexRecipe, updating
 from tarragon.errors import InvalidInput
 from tarragon.testing import WordEncoder
 
@@ -128,3 +130,69 @@ def test_passages_while_documents_are_rewritten(index: Index) -> None:
         assert len(by_document) == 20
         looks += 1
     thread.join()
+
+
+@pytest.mark.parametrize("after", ["gamma.\n\n# C\n\ndelta.", "alpha.\n\n# C\n\ndelta."], ids=["all new", "some new"])
+def test_a_document_that_is_rewritten_while_it_is_read_is_read_again(
+    index: Index, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    index.sync([Document("a", "# A\n\nalpha.\n\n# B\n\nbeta.")], progress=False)
+    version = version_of(index)
+    read, looks = type(version.ledger).chunks, []
+
+    def chunks(ledger: Any, document_id: str) -> Any:
+        found = read(ledger, document_id)
+        looks.append(document_id)
+        if len(looks) == 2:  # after the pages were made, before the chunks are looked up
+            monkeypatch.undo()
+            index.sync([Document("a", f"# A\n\n{after}")], progress=False)
+        return found
+
+    monkeypatch.setattr(type(version.ledger), "chunks", chunks)
+    found = [hit.text for hit in index.passages(["a"])]
+    assert len(looks) == 2
+    assert found == [f"# A\n\n{after.split(chr(10))[0]}", "# C\n\ndelta."]
+
+
+def test_ids_are_one_id_in_every_normal_form(index: Index) -> None:
+    index.sync([Document("e\u0301", "words")], progress=False)
+    assert [hit.document_id for hit in index.passages(["e\u0301"])] == ["é"]
+    with pytest.raises(InvalidInput, match="give a list"):
+        next(index.passages("é"))
+
+
+def test_a_deletion_that_was_interrupted_can_be_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Index.open(tmp_path / "a.tarragon", encoder=WordEncoder()) as index:
+        index.sync(DOCUMENTS, progress=False)
+        index.upgrade(IndexRecipe(chunk_tokens=64), sources={"": DOCUMENTS}, progress=False)
+        index.promote("v2", sources={"": DOCUMENTS})
+        sync_version = updating.sync_version
+
+        def only_the_first(session: Any, name: str, *parts: Any, **options: Any) -> Any:
+            if name == "v1":
+                raise KeyboardInterrupt
+            return sync_version(session, name, *parts, **options)
+
+        monkeypatch.setattr(updating, "sync_version", only_the_first)
+        with pytest.raises(KeyboardInterrupt):
+            index.delete(["b"])
+        monkeypatch.undo()
+        assert index.delete(["b"]) == 1
+        assert index.rollback() == ("v1", 0)
+        assert index.documents() == ["a", "blank", "c"]
+
+
+def test_a_filter_sees_metadata_that_the_engine_does_not_have_yet(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.sync([Document("a", "words", {"team": "old"})], progress=False)
+
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(version_of(index).store), "set_payload", fail)
+        with pytest.raises(KeyboardInterrupt):
+            index.sync([Document("a", "words", {"team": "new"})], progress=False)
+    assert [hit.metadata for hit in index.passages(filter={"team": "new"})] == [{"team": "new"}]
+    assert list(index.passages(filter={"team": "old"})) == []

@@ -85,6 +85,9 @@ def test_questions_at_the_same_time_keep_their_own_functions(index: Index) -> No
         def __repr__(self) -> str:
             return "Below"
 
+        def __iter__(self) -> Iterator[int]:
+            return iter(())
+
     async def ask(retriever: Retriever) -> list[int]:
         asked = [retriever.aretrieve(QUESTION, MANY, filter={"$where": Below(limit)}) for limit in range(1, 30)]
         return [len(hits) for hits in await asyncio.gather(*asked)]

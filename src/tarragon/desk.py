@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -119,13 +119,11 @@ class Desk:
 
 def _functions(filter: Any) -> Iterator[object]:
     """The functions in a filter, in order: two of them may look the same in print."""
-    if isinstance(filter, Mapping):
-        filter = filter.values()
-    if isinstance(filter, Iterable) and not isinstance(filter, str):
-        for part in filter:
-            yield from _functions(part)
-    elif callable(filter):
+    if callable(filter):
         yield filter
+    elif isinstance(filter, Mapping | list | tuple):
+        for part in filter.values() if isinstance(filter, Mapping) else filter:
+            yield from _functions(part)
 
 
 def _set(answer: Future[Hits], hits: Hits | None, error: BaseException | None) -> None:

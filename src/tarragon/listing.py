@@ -23,7 +23,10 @@ def document_ids(version: OpenVersion) -> list[str]:
 
 
 def documents_passing(version: OpenVersion, filter: Filter) -> list[str]:
-    """Those that may pass a filter, in order of their ids, by one search of the engine for all that do."""
+    """Those that may pass a filter, in order of their ids, by one search of the engine for all that do.
+
+    What is being written, or was when a sync was interrupted, may have other metadata than the engine knows of.
+    """
     size = version.record.contract.dimensions
     everything = DenseLeg(np.full(size, size**-0.5, dtype=np.float32), max(1, version.store.count()))
     found = list(version.store.search(SearchRequest(dense=everything, filter=filter)).dense or {})
@@ -31,6 +34,10 @@ def documents_passing(version: OpenVersion, filter: Filter) -> list[str]:
     for start in range(0, len(found), PAGE):
         served = version.ledger.served(found[start : start + PAGE])
         ids.update(chunk.record.document_id for chunk in served.values())
+    if version.ledger.counts().unfinished:
+        ids.update(
+            id_ for id_, record in version.ledger.documents().items() if record.status in ("writing", "settling")
+        )
     return sorted(ids)
 
 
@@ -69,7 +76,7 @@ def _served(version: OpenVersion, document_id: str) -> dict[UUID, Mapping[str, A
     while True:
         ids = [record.id for record in version.ledger.chunks(document_id)]
         found: dict[UUID, Mapping[str, Any]] = {}
-        states = set()
+        states: set[bytes | None] = set()
         replaced = 0
         for start in range(0, len(ids), PAGE):
             page = ids[start : start + PAGE]
@@ -81,5 +88,5 @@ def _served(version: OpenVersion, document_id: str) -> dict[UUID, Mapping[str, A
                 replaced += payload is not None and current is None
                 if current is not None:
                     found[id_] = current
-        if len(states) <= 1 and not replaced:
+        if len(states) <= 1 and not replaced and ids == [record.id for record in version.ledger.chunks(document_id)]:
             return found

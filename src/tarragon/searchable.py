@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
+from unicodedata import normalize
 from uuid import UUID
 
 from tarragon import around, listing
@@ -242,7 +243,9 @@ class SearchableIndex(VersionedIndex):
             filter: On the documents' metadata, as for `search`.
         """
         condition = parse(filter) if filter is not None else None
-        named = None if document_ids is None else list(dict.fromkeys(document_ids))
+        if isinstance(document_ids, str):
+            raise InvalidInput(f"document_ids={document_ids!r} is a string; give a list of ids: [{document_ids!r}]")
+        named = None if document_ids is None else list(dict.fromkeys(normalize("NFC", id_) for id_ in document_ids))
         with self._opened.catalog.reading() as version:
             groups = [] if version is None else list(listing.pages(version, named, condition))
         for group in groups:

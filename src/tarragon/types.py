@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tarragon.errors import InvalidInput
+
 Metadata = Mapping[str, Any]
 """What JSON can hold: str keys; str, int, float, bool, None, lists and objects of these."""
 
@@ -54,6 +56,10 @@ class DenseQuery:
     vector: FloatArray | None = None
     fingerprint: str | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.texts, str):
+            raise InvalidInput(f"texts={self.texts!r:.80} is one text; give a tuple of texts: ({self.texts!r:.40},)")
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -67,7 +73,8 @@ class Document:
             an id without a known suffix is read as Markdown, of which plain text is the simplest case. ``whole``: as
             one chunk, whatever its length.
         context: Stands before the text of each chunk when it is embedded and searched by words, as headings do: a
-            title, what the document is about. No part of a hit's text.
+            title, what the document is about. No part of a hit's text. Of one with more than half of a chunk's tokens
+            it is the beginning.
     """
 
     id: str

@@ -14,6 +14,7 @@ from tarragon.errors import (
     InvalidInput,
     MissingDependency,
     ModelProblem,
+    NotReady,
     PlanOutdated,
     RecipeMismatch,
     TooManyDeletions,
@@ -111,7 +112,7 @@ def sync(
         role = record.role(serving)
         if role not in ("standby", "building"):
             continue
-        narrowed = also if role == "standby" else touched.__contains__
+        narrowed = also if role == "standby" or scope.ids is not None else touched.__contains__
         try:
             other, _ = sync_version(
                 session,
@@ -189,16 +190,25 @@ def delete(session: Session, document_ids: Iterable[str], on_progress: Callback)
     wanted = {normalize("NFC", document_id) for document_id in document_ids}
     if session.catalog.serving() is None:
         return 0
-    with session.reading() as version:
-        records = version.ledger.documents()
     of_namespace: dict[str, set[str]] = {}
-    for id_ in wanted & records.keys():
-        of_namespace.setdefault(records[id_].namespace, set()).add(id_)
-    deleted = 0
+    for name in _following(session):  # all of them: a deletion that was interrupted may have reached only the first
+        with session.reading(name) as version:
+            records = version.ledger.documents()
+        for id_ in wanted & records.keys():
+            of_namespace.setdefault(records[id_].namespace, set()).add(id_)
     for namespace, ids in sorted(of_namespace.items()):
         scope = Scope(namespace, max_delete=1.0, ids=frozenset(ids))
-        deleted += sync(session, DocumentsSource(()), scope, on_progress=on_progress).documents_deleted
-    return deleted
+        report = sync(session, DocumentsSource(()), scope, on_progress=on_progress)
+        if report.behind:
+            told = "; ".join(f"{name}: {reason}" for name, reason in report.behind.items())
+            raise NotReady(f"the documents are deleted from the serving version, but not from all others: {told}")
+    return sum(map(len, of_namespace.values()))
+
+
+def _following(session: Session) -> list[str]:
+    """The serving version and those that follow its sources."""
+    serving = session.catalog.serving()
+    return [record.name for record in session.catalog.versions() if record.role(serving) != "retired"]
 
 
 class ListedSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from tarragon import Index, RerankStep, Retriever, SearchRecipe
 from tarragon.errors import IndexNotFound, InvalidInput
 from tarragon.identity import fingerprint
 from tarragon.protocols import Embeddings, RerankScores
+from tarragon.receipts import Hits
 from tarragon.testing import WordEncoder
 
 QUESTION = "when to rotate the signing key?"
@@ -251,6 +253,18 @@ def test_texts_that_are_the_same_in_two_documents_both_come(tmp_path: Path) -> N
     with TarragonRetriever.from_documents(documents, tmp_path / "a.tarragon", encoder=WordEncoder()) as retriever:
         for nodes in (retriever.retrieve("same words"), asyncio.run(retriever.aretrieve("same words"))):
             assert sorted(str(one.node.ref_doc_id) for one in nodes) == ["a", "b"]
+
+
+def test_no_hits_outlive_their_retriever(retriever: TarragonRetriever) -> None:
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(one, Hits) for one in gc.get_objects())
+
+    before = kept()
+    for _ in range(20):
+        TarragonRetriever(retriever.index).retrieve(QUESTION)
+    assert kept() <= before + 1
+    assert retriever.last_hits is None, "the last one was another's"
 
 
 # --- edges ------------------------------------------------------------------------------------------------------------

@@ -289,7 +289,7 @@ def test_recursive_retriever_follows_index_nodes(tmp_path: Path, retriever: Tarr
 def test_index_nodes_stand_for_objects(tmp_path: Path, retriever: TarragonRetriever) -> None:
     node = IndexNode(text="everything about the signing key", index_id="keys", id_="to-keys", obj=retriever)
     path = tmp_path / "root.tarragon"
-    with TarragonRetriever.from_documents([node], path, encoder=WordEncoder(), objects=[node]) as root:
+    with TarragonRetriever.from_documents([node], path, encoder=WordEncoder()) as root:
         for nodes in (root.retrieve(QUESTION), asyncio.run(root.aretrieve(QUESTION))):
             assert RULE in nodes[0].node.get_content()
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from llama_index.core import Document
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
+from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.base import BaseEvent
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
-from llama_index.retrievers.tarragon import TarragonReceiptEvent, TarragonRetriever, document_of
+from llama_index.retrievers.tarragon import EncoderOfEmbedding, TarragonReceiptEvent, TarragonRetriever, document_of
 
 from tarragon import Index, RerankStep, SearchRecipe
 from tarragon.protocols import RerankScores, SparseEmbeddings
@@ -165,6 +166,16 @@ def test_being_watched_changes_nothing(retriever: TarragonRetriever, request: py
     plain = ask(retriever, False)
     request.getfixturevalue("events")
     assert ask(retriever, False) == ask(retriever, True) == plain
+
+
+def test_a_model_of_llama_index_emits_its_own_events(tmp_path: Path, events: Events) -> None:
+    path = tmp_path / "b.tarragon"
+    encoder = EncoderOfEmbedding(MockEmbedding(8))
+    with TarragonRetriever.from_documents([Document(text="words", id_="a")], path, encoder=encoder) as retriever:
+        events.seen.clear()
+        retriever.retrieve("words")
+    names = [event.class_name() for event in events.seen]
+    assert names.count("EmbeddingStartEvent") == names.count("EmbeddingEndEvent") == 1
 
 
 def test_the_receipt_is_an_event(retriever: TarragonRetriever, events: Events) -> None:

@@ -26,7 +26,7 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 """Of a key of the metadata; a missing key besides."""
 SCALARS: list[Any] = [0, 1, 2, -1, 2020, 1.0, 0.5, 2**53, 2**53 + 1, "", "a", "A", "ab", "1", "two"]
-LISTS: list[Any] = [["a"], ["a", "b"], ["b", "x"], ["ab"], [1], [1, 2], [0, 5], [0.5], [2**53]]
+LISTS: list[Any] = [[], ["a"], ["a", "b"], ["b", "x"], ["ab"], [1], [1, 2], [0, 5], [0.5], [2**53]]
 TAKES: dict[FilterOperator, list[Any]] = {
     OP.EQ: [*SCALARS, *LISTS],
     OP.NE: [*SCALARS, *LISTS],

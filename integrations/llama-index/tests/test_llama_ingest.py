@@ -159,6 +159,25 @@ def test_all_nodes_of_a_document_can_be_deleted(tmp_path: Path, documents: list[
         assert retriever.index.documents() == ["blanks", "image-node", "index-node", "relations", "walls"]
 
 
+def test_blank_nodes_are_left_out(tmp_path: Path) -> None:
+    nodes = [TextNode(text=" \n", id_="blank"), TextNode(text="words", id_="words")]
+    with TarragonRetriever.from_documents(nodes, tmp_path / "a.tarragon", encoder=WordEncoder()) as retriever:
+        assert retriever.index.documents() == ["words"]
+
+
+@pytest.mark.parametrize(
+    ("id_", "metadata", "expected"),
+    [
+        ("x.py", {"file_name": "x.md"}, "code"),
+        ("https://example.com/guide", {"file_name": "guide.rst"}, "rst"),
+        ("v1.2-notes", {"file_path": "/srv/tool.py"}, "code"),
+        ("7b4e", {}, "markdown"),
+    ],
+)
+def test_the_format_is_what_a_name_says(id_: str, metadata: dict[str, Any], expected: str) -> None:
+    assert document_of(Document(text="x", id_=id_, metadata=metadata)).format == expected
+
+
 def test_an_index_of_plain_tarragon_is_read_as_well(tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()

@@ -25,9 +25,10 @@ from llama_index.core.vector_stores.simple import SimpleVectorStore
 from llama_index.core.vector_stores.types import BasePydanticVectorStore, VectorStoreQueryMode
 from llama_index.retrievers.tarragon import EncoderOfEmbedding, SpaceEmbedding, TarragonEmbedding, TarragonVectorStore
 
+from tarragon import RerankStep, SearchRecipe
 from tarragon.canaries import probes
 from tarragon.errors import EncoderDrift, EncodingFailed, InvalidDocument, InvalidFilter, InvalidInput, RecipeMismatch
-from tarragon.protocols import Embeddings, EncoderInput
+from tarragon.protocols import Embeddings, EncoderInput, RerankScores
 from tarragon.testing import WordEncoder, check_encoder
 
 Mode = VectorStoreQueryMode
@@ -232,8 +233,9 @@ def test_get_and_delete(filled: TarragonVectorStore, embed_model: BaseEmbedding)
     filled.delete_nodes(filters=only(MetadataFilter(key="team", value="security")))
     filled.delete_nodes(["backup"], only(MetadataFilter(key="team", value="security")))
     assert {node.node_id for node in filled.get_nodes()} == {"backup", "walls"}
-    with pytest.raises(InvalidInput, match="clear"):
-        filled.delete_nodes()
+    for nothing in (None, MetadataFilters(filters=[])):
+        with pytest.raises(InvalidInput, match="clear"):
+            filled.delete_nodes(filters=nothing)
     filled.clear()
     assert filled.get_nodes() == []
     assert filled.query(asked(embed_model, "key")).ids == []
@@ -283,6 +285,59 @@ def test_a_node_that_cannot_be_stored_is_told_and_the_others_are_stored(
     assert len(store.get_nodes()) == 3
 
 
+def test_several_can_add_at_the_same_time(store: TarragonVectorStore, embed_model: BaseEmbedding) -> None:
+    async def run() -> None:
+        nodes = nodes_of(embed_model)
+        await asyncio.gather(*(store.async_add([node]) for node in nodes))
+        await asyncio.gather(*(store.async_add(nodes) for _ in range(3)))
+
+    asyncio.run(run())
+    assert {node.node_id for node in store.get_nodes()} == set(TEXTS)
+    assert store.client.verify(deep=True).is_sound, "each text has its own vector"
+
+
+def test_of_one_id_the_last_counts_and_blank_nodes_are_not_kept(
+    filled: TarragonVectorStore, embed_model: BaseEmbedding
+) -> None:
+    twice = [TextNode(text="one", id_="x"), TextNode(text="two", id_="x"), TextNode(text=" ", id_="walls")]
+    assert filled.add(twice) == ["x", "x", "walls"]
+    assert [node.get_content() for node in filled.get_nodes(["x", "walls"])] == ["two"]
+    assert "walls" not in filled.client.documents()
+
+
+def test_settings_beside_the_query(filled: TarragonVectorStore, embed_model: BaseEmbedding) -> None:
+    """`VectorIndexRetriever` gives them so."""
+    index = VectorStoreIndex.from_vector_store(filled, embed_model=embed_model)
+
+    def found(**settings: Any) -> set[str]:
+        retriever = index.as_retriever(vector_store_query_mode="mmr", similarity_top_k=2, vector_store_kwargs=settings)
+        return {one.node.node_id for one in retriever.retrieve("rotate or revoke the leaked signing key")}
+
+    assert found(mmr_threshold=1.0) == {"keys-1", "keys-2"}
+    assert found(mmr_threshold=0.0) != {"keys-1", "keys-2"}
+    with pytest.raises(InvalidInput, match="nonsense"):
+        found(nonsense=1)
+
+
+def test_rerankers_need_a_question(tmp_path: Path, embed_model: BaseEmbedding) -> None:
+    class Reads:
+        name = "reads"
+        identity = {"kind": "reads"}  # noqa: RUF012
+
+        def score(self, query: str, passages: Sequence[str], **_: Any) -> RerankScores:
+            return RerankScores([float(query in passage) for passage in passages])
+
+    recipe = SearchRecipe(rerankers=(RerankStep(Reads()),))
+    store = TarragonVectorStore(tmp_path / "b.tarragon", embed_model=embed_model, recipe=recipe)
+    store.add(nodes_of(embed_model))
+    query = asked(embed_model, "paint the walls")
+    assert store.query(query).ids[0] == "walls"  # type: ignore[index]
+    query.query_str = None
+    with pytest.raises(InvalidInput, match="no query_str"):
+        store.query(query)
+    store.close()
+
+
 # --- whose vectors they are -------------------------------------------------------------------------------------------
 def test_nodes_of_another_model_are_refused(store: TarragonVectorStore, embed_model: BaseEmbedding) -> None:
     dimensions = len(embed_model.get_text_embedding("x"))
@@ -292,6 +347,9 @@ def test_nodes_of_another_model_are_refused(store: TarragonVectorStore, embed_mo
     with pytest.raises(EncodingFailed, match="dimensions"):
         store.add(nodes_of(TarragonEmbedding(encoder=WordEncoder(8))))
     assert store.get_nodes() == []
+    store.add(nodes_of(embed_model))
+    with pytest.raises(InvalidInput, match="another model"):
+        store.add(nodes_of(other))
 
 
 def test_a_swapped_model_of_the_same_dimensions_is_noticed(tmp_path: Path) -> None:
@@ -322,10 +380,10 @@ def test_given_embeddings_are_used_and_others_are_made(tmp_path: Path) -> None:
     nodes = nodes_of(model)
     nodes[3].embedding = None
     store = TarragonVectorStore(tmp_path / "a.tarragon", embed_model=model)
-    store.add(nodes[:1])  # whose embedding is compared with the model's
     Noting.texts.clear()
-    store.add(nodes[1:])
-    assert [text for text in Noting.texts if text not in probes()] == [nodes[3].get_content()]
+    store.add(nodes)
+    embedded = [text for text in Noting.texts if text not in probes()]
+    assert embedded == [nodes[0].get_content("embed"), nodes[3].get_content()], "one is compared with the model's"
     assert store.client.verify(deep=True).is_sound, "and all are what the model makes"
     store.close()
 

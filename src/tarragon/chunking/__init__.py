@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from tarragon.chunking.blocks import Block
 from tarragon.chunking.markdown import parse_markdown
-from tarragon.chunking.packing import ContextLimits, Ruler, Slice, slices_of
+from tarragon.chunking.packing import ContextLimits, Ruler, slices_of
 from tarragon.chunking.plain import parse_code, parse_rst, parse_text
 from tarragon.chunking.units import Unit, trim, units_of
 from tarragon.protocols import Tokenizer
@@ -27,22 +27,17 @@ CONTEXT_SHARE = 4
 
 SEPARATOR = ">"
 
-_NO_IDS = np.zeros(0, dtype=np.int32)
-
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """What stands before a chunk's own text: that of its document, and headings.
+    """What stands before a chunk's own text: that of its document, and headings; its text and its ids, in parts."""
 
-    Attributes:
-        text: All of it.
-        ids: Of the document's part.
-        headings: Ids of the headings and what separates them.
-    """
+    text: str = ""
+    ids: tuple[IntArray, ...] = ()
 
-    text: str
-    ids: IntArray
-    headings: Sequence[IntArray] = ()
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.ids))
 
 
 _PARSERS: dict[Format, Callable[[str], list[Block]]] = {
@@ -84,68 +79,82 @@ class Chunker:
 
     def _whole(self, documents: Sequence[Document]) -> list[list[Chunk]]:
         spans = [trim(document.text, 0, len(document.text)) for document in documents]
-        passages = [document.text[slice(*span)] for document, span in zip(documents, spans, strict=True)]
-        parts = zip(spans, passages, self._contexts(documents), self._tokenizer.tokenize(passages), strict=True)
-        return [[self._made(passage, span, context, [ids])] if passage else [] for span, passage, context, ids in parts]
+        texts = [document.text[slice(*span)] for document, span in zip(documents, spans, strict=True)]
+        parts = zip(documents, spans, self._contexts(documents), self._tokenizer.tokenize(texts), strict=True)
+        return [
+            [self._made(document.text, span, context, [ids])] if span[0] < span[1] else []
+            for document, span, context, ids in parts
+        ]
 
     def _cut(self, documents: Sequence[tuple[Document, Format]]) -> list[list[Chunk]]:
         texts = [document.text for document, _ in documents]
         outlines = [_PARSERS[format_](document.text) for document, format_ in documents]
         contexts = self._contexts([document for document, _ in documents])
-        rooms = [max(self._limit - len(context.ids), self._limit // 2) for context in contexts]
-        floors = [room - room // CONTEXT_SHARE for room in rooms]
+        floors = [room - room // CONTEXT_SHARE for room in map(self._room, contexts)]
         units = units_of(texts, outlines, floors, self._tokenizer.tokenize)
         titles = [*sorted({block.title for blocks in outlines for block in blocks if block.title}), SEPARATOR]
         title_ids = dict(zip(titles, self._tokenizer.tokenize(titles), strict=True))
-        sizes = {title: len(ids) for title, ids in title_ids.items()}
-        parts = zip(texts, outlines, units, contexts, rooms, strict=True)
-        return [self._structured(*part, title_ids, sizes) for part in parts]
+        return [self._structured(*parts, title_ids) for parts in zip(texts, outlines, units, contexts, strict=True)]
 
     def _structured(
+        self, text: str, blocks: list[Block], units: list[Unit], context: _Context, title_ids: Mapping[str, IntArray]
+    ) -> list[Chunk]:
+        room = self._room(context)
+        sizes = {title: len(ids) for title, ids in title_ids.items()}
+        headings = ContextLimits(sizes, sizes[SEPARATOR], room // CONTEXT_SHARE)
+        chunks = []
+        for place, slice_ in enumerate(slices_of(Ruler(text, units), blocks, room, headings)):
+            own = units[slice(*slice_.units)]
+            path = f" {SEPARATOR} ".join(slice_.context)
+            path_ids = [ids for title in slice_.context for ids in (title_ids[SEPARATOR], title_ids[title])][1:]
+            above = _Context("\n".join(filter(None, (context.text, path))), (*context.ids, *path_ids))
+            span = own[0].start, own[-1].end
+            chunks.append(self._made(text, span, above, [unit.ids for unit in own], place, slice_.heading))
+        return chunks
+
+    def _made(
         self,
         text: str,
-        blocks: list[Block],
-        units: list[Unit],
-        context: _Context,
-        room: int,
-        title_ids: Mapping[str, IntArray],
-        sizes: Mapping[str, int],
-    ) -> list[Chunk]:
-        headings = ContextLimits(sizes, sizes[SEPARATOR], room // CONTEXT_SHARE)
-        slices = slices_of(Ruler(text, units), blocks, room, headings)
-        return [
-            replace(self._sliced(text, units[slice(*slice_.units)], slice_, context, title_ids), ordinal=place)
-            for place, slice_ in enumerate(slices)
-        ]
-
-    def _sliced(
-        self, text: str, units: list[Unit], slice_: Slice, context: _Context, title_ids: Mapping[str, IntArray]
+        span: tuple[int, int],
+        above: _Context,
+        parts: Sequence[IntArray],
+        place: int = 0,
+        heading: tuple[str, ...] = (),
     ) -> Chunk:
-        start, end = units[0].start, units[-1].end
-        headings = [part for title in slice_.context for part in (title_ids[SEPARATOR], title_ids[title])][1:]
-        path = f" {SEPARATOR} ".join(slice_.context)
-        above = _Context("\n".join(filter(None, (context.text, path))), context.ids, headings)
-        made = self._made(text[start:end], (start, end), above, [unit.ids for unit in units])
-        return replace(made, heading=slice_.heading)
-
-    def _made(self, passage: str, span: tuple[int, int], context: _Context, parts: Sequence[IntArray]) -> Chunk:
-        above = [context.ids, *context.headings] if len(context.ids) else [*context.headings]
-        ids = np.concatenate([*above, *parts]) if above or len(parts) > 1 else parts[0]
-        is_whole = not context.text and len(parts) == 1
+        start, end = span
+        passage = text[start:end]
+        ids = np.concatenate([*above.ids, *parts]) if above.ids or len(parts) > 1 else parts[0]
+        is_sure = self._tokenizer.sliceable or (not above.text and len(parts) == 1)
         return Chunk(
-            start=span[0],
-            end=span[1],
-            ordinal=0,
-            heading=(),
+            start=start,
+            end=end,
+            ordinal=place,
+            heading=heading,
             text=passage,
-            embed_text=f"{context.text}\n{passage}" if context.text else passage,
-            token_ids=ids if is_whole or self._tokenizer.sliceable else None,
+            embed_text=f"{above.text}\n{passage}" if above.text else passage,
+            token_ids=ids if is_sure else None,
             tokens=len(ids),
         )
 
+    # --- contexts -----------------------------------------------------------------------------------------------------
+    def _room(self, context: _Context) -> int:
+        """Tokens that are left for headings and text."""
+        return self._limit - context.tokens
+
     def _contexts(self, documents: Sequence[Document]) -> list[_Context]:
-        """What stands before every chunk of each document; nothing, for most."""
+        """What stands before every chunk of each document; nothing, for most. The beginning of what is too long."""
         texts = sorted({context for document in documents if (context := document.context.strip())})
-        ids = dict(zip(texts, self._tokenizer.tokenize(texts), strict=True)) if texts else {}
-        contexts = [document.context.strip() for document in documents]
-        return [_Context(text, ids.get(text, _NO_IDS)) for text in contexts]
+        ids = self._tokenizer.tokenize(texts) if texts else []
+        fitting = {text: self._fitting(text, own) for text, own in zip(texts, ids, strict=True)}
+        return [fitting.get(document.context.strip(), _Context()) for document in documents]
+
+    def _fitting(self, text: str, ids: IntArray) -> _Context:
+        """The first words of a context that have at most half of a chunk's tokens."""
+        most = self._limit // 2
+        words = text.split()
+        kept = len(words)
+        while len(ids) > most and kept:
+            kept = min(kept - 1, kept * most // len(ids))
+            text = " ".join(words[:kept])
+            ids = self._tokenizer.tokenize([text])[0] if kept else ids
+        return _Context(text, (ids,)) if kept else _Context()

@@ -167,7 +167,7 @@ def monitor(
 
 # --- looking ----------------------------------------------------------------------------------------------------------
 def _place(index: Index, folder: str | Path | None) -> Path:
-    location = index._opened.catalog.location
+    location = index.location
     if folder is None and is_url(location):
         raise InvalidInput(f"{location} has no folder for baseline and history: name one (--history DIR)")
     return Path(location) / FOLDER if folder is None else Path(folder)

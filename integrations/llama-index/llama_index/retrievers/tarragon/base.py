@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
@@ -19,7 +21,7 @@ from llama_index.core.schema import BaseNode, IndexNode, NodeWithScore, QueryBun
 from llama_index.core.vector_stores.types import MetadataFilters
 from llama_index.retrievers.tarragon.events import Stages, TarragonReceiptEvent, is_watched
 from llama_index.retrievers.tarragon.filters import compile_filters
-from llama_index.retrievers.tarragon.nodes import KEPT, document_of, scored_node_of
+from llama_index.retrievers.tarragon.nodes import KEPT, document_of, has_text, scored_node_of
 
 from tarragon import Index, IndexRecipe, Retriever, SearchRecipe, SyncReport
 from tarragon.errors import InvalidInput
@@ -31,11 +33,16 @@ from tarragon.types import DenseQuery, OnStale
 dispatcher = instrument.get_dispatcher(__name__)
 
 
+_last: ContextVar[tuple[weakref.ref[TarragonRetriever], Hits] | None] = ContextVar("last hits", default=None)
+"""One for all retrievers: a context never lets go of a variable."""
+
+
 class TarragonRetriever(BaseRetriever):
     """Answers questions from an index of Tarragon. Safe to use from several threads and event loops.
 
     The same bundle can go to other retrievers: it is not changed, and an embedding that came with it is used only if it
-    says that it is in this index's space (`SpaceEmbedding`, or ``embedding_fingerprint``) and has its dimensions.
+    is said to be in this index's space (by itself, `SpaceEmbedding`, or by ``embedding_fingerprint``); of other
+    dimensions it is then an error.
     ``custom_embedding_strs`` (HyDE) are what the dense leg searches; words and rerankers keep to ``query_str``.
 
     Args:
@@ -87,7 +94,6 @@ class TarragonRetriever(BaseRetriever):
     def _prepare(self) -> None:
         """What a copy in another process needs anew."""
         self._opening = threading.Lock()
-        self._last: ContextVar[Hits | None] = ContextVar("hits of the last retrieval", default=None)
 
     # --- making -------------------------------------------------------------------------------------------------------
     @classmethod
@@ -134,11 +140,16 @@ class TarragonRetriever(BaseRetriever):
         """Make the index hold just these documents or nodes: add, change and delete, embedding only what is new.
 
         Args:
-            documents: LlamaIndex's documents, which are chunked, or nodes, which are kept whole.
+            documents: LlamaIndex's documents, which are chunked, or nodes, which are kept whole. What index nodes stand
+                for goes into ``object_map``; blank nodes are left out.
             options: Of `tarragon.Index.sync`: ``prune=False`` only adds and changes; ``namespace`` where several
                 sources share an index; ``max_delete``, ``progress``.
         """
-        return self.index.sync([document_of(one) for one in documents], **{"progress": False, **options})
+        given = [one for one in documents if has_text(one)]
+        self.object_map |= {
+            one.index_id: one.obj for one in given if isinstance(one, IndexNode) and one.obj is not None
+        }
+        return self.index.sync([document_of(one) for one in given], **{"progress": False, **options})
 
     def delete_ref_doc(self, ref_doc_id: str) -> int:
         """Delete a document, or all nodes of one; how many were deleted."""
@@ -185,8 +196,12 @@ class TarragonRetriever(BaseRetriever):
 
     @property
     def last_hits(self) -> Hits | None:
-        """Tarragon's hits of the last retrieval in this thread or task, with ``receipt`` and ``explain()``."""
-        return self._last.get()
+        """Tarragon's hits of the last retrieval in this thread or task, with ``receipt`` and ``explain()``.
+
+        None if that was another retriever's.
+        """
+        of, hits = _last.get() or (None, None)
+        return hits if of is not None and of() is self else None
 
     # --- retrieving ---------------------------------------------------------------------------------------------------
     @dispatcher.span
@@ -197,6 +212,8 @@ class TarragonRetriever(BaseRetriever):
 
     @dispatcher.span
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        if self._retriever is None:  # opening reads files
+            await asyncio.to_thread(lambda: self.retriever)
         with self._observed(query_bundle):
             query, options = self._asked(query_bundle)
             return self._nodes(query_bundle, await self.retriever.aretrieve(query, self._similarity_top_k, **options))
@@ -226,7 +243,7 @@ class TarragonRetriever(BaseRetriever):
         return observed_by(Stages(self.callback_manager, bundle, self._similarity_top_k))
 
     def _nodes(self, bundle: QueryBundle, hits: Hits) -> list[NodeWithScore]:
-        self._last.set(hits)
+        _last.set((weakref.ref(self), hits))
         if is_watched(self.callback_manager):
             dispatcher.event(TarragonReceiptEvent(query=bundle.query_str, receipt=hits.receipt.to_dict()))
         return [scored_node_of(hit) for hit in hits]
@@ -246,7 +263,10 @@ class TarragonRetriever(BaseRetriever):
 
     # --- closing and copying ------------------------------------------------------------------------------------------
     def close(self) -> None:
-        """Release what this retriever has opened itself; an `Index` or `Retriever` that it was given stays open."""
+        """Release what this retriever has opened itself; an `Index` or `Retriever` that it was given stays open.
+
+        One that was given a path opens it again when it is asked again.
+        """
         for one in reversed(self._owned):
             one.close()
             if one is self._index:
@@ -271,7 +291,7 @@ class TarragonRetriever(BaseRetriever):
                 "a retriever over a tarragon.Retriever cannot be copied to another process, since its scope would be "
                 "lost; make it from the index's path and give it filters"
             )
-        left_out = ("_retriever", "_index", "_owned", "_opening", "_last", "callback_manager", "_compiled")
+        left_out = ("_retriever", "_index", "_owned", "_opening", "callback_manager", "_compiled")
         return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -19,6 +19,9 @@ from tarragon.identity import fingerprint
 from tarragon.protocols import DenseEncoder, Embeddings, EncoderInput
 from tarragon.types import FloatArray, IntArray
 
+TELLS_ITSELF = "llama-index: "
+"""Begins the name of an encoder that emits LlamaIndex's events itself."""
+
 BATCH = 256
 """Texts in one call: the encoder sorts them by length, and makes its own batches of them."""
 
@@ -137,7 +140,7 @@ class EncoderOfEmbedding:
     def __init__(self, model: BaseEmbedding, max_tokens: int = 8_192) -> None:
         self._model = model
         self.max_tokens = max_tokens
-        self.name = model.model_name
+        self.name = f"{TELLS_ITSELF}{model.model_name}"
 
     @cached_property
     def dimensions(self) -> int:
@@ -203,9 +206,10 @@ class KnownVectors:
 
     def encode_documents(self, inputs: Sequence[EncoderInput]) -> Embeddings:
         """See `tarragon.protocols.DenseEncoder`."""
-        made = self._encoder.encode_documents([one for one in inputs if one.text not in self.known])
+        given = [self.known.get(one.text) for one in inputs]
+        made = self._encoder.encode_documents([one for one, row in zip(inputs, given, strict=True) if row is None])
         rest = iter(made.vectors)
-        rows = [self.known[one.text] if one.text in self.known else next(rest) for one in inputs]
+        rows = [next(rest) if row is None else row for row in given]
         if wrong := [row.shape for row in rows if row.shape != (self.dimensions,)]:
             raise EncodingFailed(f"{self.name} has {self.dimensions} dimensions, and a node's embedding {wrong[0][0]}")
         vectors = np.array(rows, dtype=np.float32).reshape(len(inputs), self.dimensions)

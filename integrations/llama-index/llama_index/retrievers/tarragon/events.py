@@ -18,6 +18,7 @@ from llama_index.core.instrumentation.events.embedding import (
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.instrumentation.span_handlers import NullSpanHandler
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.retrievers.tarragon.embedding import TELLS_ITSELF
 
 from tarragon.observing import RankedPassage
 from tarragon.protocols import RerankScores
@@ -74,8 +75,8 @@ class Stages:
     def embedding(
         self, space: str, model: str, texts: Sequence[str], run: Callable[[], Sequence[QueryVector[V]]]
     ) -> Sequence[QueryVector[V]]:
-        """See `tarragon.observing.Observer`. There is no event for late interaction."""
-        if space == "late":
+        """See `tarragon.observing.Observer`. None for late interaction; LlamaIndex's own models emit theirs."""
+        if space == "late" or model.startswith(TELLS_ITSELF):
             return run()
         start, end = _EVENTS[space]
         chunks, about = list(texts), {"model_name": model, "space": space}

@@ -142,6 +142,8 @@ def _wider_one(filter: MetadataFilter) -> Spec:
     if not filter.key or any(sign in filter.key for sign in '"\\'):
         return EVERYTHING  # no path can name it
     path, operator, value = f'"{filter.key}"', filter.operator, filter.value
+    if value == []:
+        return EVERYTHING  # an empty list, too, equals it and has all of it; to the engine it is nothing
     there = {path: {"$exists": True}}
     if operator in (FilterOperator.NE, FilterOperator.NIN):
         return EVERYTHING

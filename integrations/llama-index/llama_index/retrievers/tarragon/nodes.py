@@ -1,7 +1,8 @@
 """LlamaIndex's documents and nodes as Tarragon's documents, and hits as nodes.
 
 A `Document` is chunked; each hit in it is a `TextNode` whose id is the chunk's: the same as long as its text is. Any
-other node is kept whole, and comes back under its own id with all that it had, relationships included.
+other node is kept whole, and comes back under its own id with its text and what belongs to it, relationships included.
+Of a multimodal `Node` that is its text, of an `IndexNode` not its object, which retrievers keep (``object_map``).
 
 What LlamaIndex knows beside text and metadata (ids, excluded keys, templates, relationships, offsets) is kept in the
 metadata under one key, `KEPT`, which never shows in a node that comes back.
@@ -29,7 +30,8 @@ from llama_index.core.schema import (
 
 from tarragon import Document, Hit
 from tarragon.errors import InvalidDocument
-from tarragon.sources.formats import format_of
+from tarragon.sources.formats import TEXT_SUFFIXES, format_of, suffix_of
+from tarragon.types import Format
 
 KEPT = "_node"
 """Key of the metadata under which the rest of a node is kept."""
@@ -76,9 +78,14 @@ def document_of(node: BaseNode) -> Document:
         node.node_id,
         text,
         {**node.metadata, KEPT: kept} if kept else dict(node.metadata),
-        "whole" if is_whole else format_of(_file_name(node)),
+        "whole" if is_whole else _format_of(node),
         node.get_metadata_str(MetadataMode.EMBED),
     )
+
+
+def has_text(node: BaseNode) -> bool:
+    """Whether there is anything to find. A blank document is kept all the same: it may get a text later."""
+    return isinstance(node, LlamaDocument) or bool(node.get_content(metadata_mode=MetadataMode.NONE).strip())
 
 
 def _kept(node: BaseNode) -> dict[str, Any]:
@@ -122,9 +129,10 @@ def _blanks(text: str) -> dict[str, str]:
     return {name: value for name, value in (("head", head), ("tail", tail)) if value}
 
 
-def _file_name(node: BaseNode) -> str:
+def _format_of(node: BaseNode) -> Format:
+    """As the id says, or the first name of a file that says it."""
     names = [name for key in _FILE_KEYS if isinstance(name := node.metadata.get(key), str)]
-    return next((name for name in [node.node_id, *names] if "." in name), node.node_id)
+    return next((format_of(name) for name in [node.node_id, *names] if suffix_of(name) in TEXT_SUFFIXES), "markdown")
 
 
 # --- back -------------------------------------------------------------------------------------------------------------

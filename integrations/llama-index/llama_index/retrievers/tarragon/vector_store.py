@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.retrievers.tarragon.embedding import KnownVectors, encoder_of, unit
 from llama_index.retrievers.tarragon.filters import compile_filters
-from llama_index.retrievers.tarragon.nodes import KEPT, document_of, node_of
+from llama_index.retrievers.tarragon.nodes import KEPT, document_of, has_text, node_of
 
 from tarragon import Document, Index, Retriever, SearchRecipe
 from tarragon.errors import EncodingFailed, InvalidDocument, InvalidInput
@@ -51,7 +52,8 @@ class TarragonVectorStore(BasePydanticVectorStore):
     """Nodes with their embeddings in an index of Tarragon: a folder, or a name on a Qdrant server.
 
     The store knows whose vectors it holds. It is given the embedding model that the index and the pipeline use, and
-    refuses nodes that another one has embedded; a model that changes under its name is noticed.
+    compares a node of each `add` with it; a model that changes under its name is noticed. An embedding belongs to its
+    text: of a text that is stored already, it is not looked at again. Safe to use from several threads.
 
     Modes: ``default`` and ``mmr`` by vector; ``sparse`` and ``text_search`` by words (BM25); ``hybrid`` and
     ``semantic_hybrid`` by both, ``alpha`` being the share of the vectors. Any other mode is an error, and so is a mode
@@ -72,7 +74,7 @@ class TarragonVectorStore(BasePydanticVectorStore):
     _retriever: Retriever = PrivateAttr()
     _encoder: KnownVectors = PrivateAttr()
     _recipe: SearchRecipe = PrivateAttr()
-    _is_checked: bool = PrivateAttr(default=False)
+    _adding: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
     def __init__(
         self,
@@ -105,26 +107,29 @@ class TarragonVectorStore(BasePydanticVectorStore):
 
     # --- writing ------------------------------------------------------------------------------------------------------
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
-        """Add nodes, or replace those of the same ids; the ids. A node whose text is blank cannot be found.
+        """Add nodes, or replace those of the same ids; the ids. A node whose text is blank is not kept.
 
         Raises:
             InvalidInput: A node was embedded by another model than the store's.
             InvalidDocument: A node cannot be stored; the others are.
         """
-        documents = [document_of(node) for node in nodes]
+        last = {node.node_id: node for node in nodes}
+        documents = {id_: document_of(node) for id_, node in last.items() if has_text(node)}
         embedded = {
-            _embedded_text(document): node
-            for node, document in zip(nodes, documents, strict=True)
-            if node.embedding is not None
+            _embedded_text(document): last[id_]
+            for id_, document in documents.items()
+            if last[id_].embedding is not None
         }
         self._check_model(embedded)
         known = {text: unit(np.array(node.embedding, dtype=np.float32)) for text, node in embedded.items()}
-        self._encoder.known.update(known)
-        try:
-            report = self._index.sync(documents, prune=False, progress=False)
-        finally:
-            for text in known:
-                self._encoder.known.pop(text, None)
+        with self._adding:
+            self._encoder.known = known
+            try:
+                report = self._index.sync(documents.values(), prune=False, progress=False)
+            finally:
+                self._encoder.known = {}
+            if blank := last.keys() - documents.keys():
+                self._index.delete(blank)
         if report.failures:
             first = report.failures[0]
             raise InvalidDocument(
@@ -134,8 +139,8 @@ class TarragonVectorStore(BasePydanticVectorStore):
         return [node.node_id for node in nodes]
 
     def _check_model(self, embedded: Mapping[str, BaseNode]) -> None:
-        """Once: whether the embeddings that come are of the store's model."""
-        if self._is_checked or not embedded:
+        """Whether the embeddings that come are of the store's model, by the first of them."""
+        if not embedded:
             return
         node = next(iter(embedded.values()))
         text = node.get_content(metadata_mode=MetadataMode.EMBED)
@@ -151,7 +156,6 @@ class TarragonVectorStore(BasePydanticVectorStore):
                 f"node {node.node_id!r} was embedded by another model than the store's {self._encoder.name} (cosine "
                 f"{cosine:.3f}); give the store the embed_model of the index or pipeline"
             )
-        self._is_checked = True
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Delete all nodes of a document."""
@@ -165,7 +169,7 @@ class TarragonVectorStore(BasePydanticVectorStore):
         Raises:
             InvalidInput: Neither is given: `clear` deletes everything.
         """
-        if node_ids is None and filters is None:
+        if node_ids is None and (filters is None or not filters.filters):
             raise InvalidInput("neither node_ids nor filters are given; to delete all nodes, call clear()")
         self._index.delete([node.node_id for node in self.get_nodes(node_ids, filters)])
 
@@ -185,10 +189,12 @@ class TarragonVectorStore(BasePydanticVectorStore):
             InvalidInput: The mode is not one of this store, or lacks its ``query_embedding`` or ``query_str``.
             InvalidFilter: A filter cannot be compiled; it is never ignored.
         """
+        query = _with(query, kwargs)
         return _result(self._retriever.retrieve(*self._asked(query), **self._options(query)))
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """As `query`, while the event loop goes on."""
+        query = _with(query, kwargs)
         return _result(await self._retriever.aretrieve(*self._asked(query), **self._options(query)))
 
     def _asked(self, query: VectorStoreQuery) -> tuple[str, int]:
@@ -197,13 +203,15 @@ class TarragonVectorStore(BasePydanticVectorStore):
             raise InvalidInput(f"mode {query.mode.value!r} searches by vector, and the query has no query_embedding")
         if mode != "dense" and not (query.query_str or "").strip():
             raise InvalidInput(f"mode {query.mode.value!r} searches by words, and the query has no query_str")
-        text = query.query_str if (query.query_str or "").strip() else "vector"  # which no leg of this mode reads
+        if not (query.query_str or "").strip() and self._recipe.rerankers:
+            raise InvalidInput("the store's recipe has rerankers, and the query has no query_str that they could read")
+        text = query.query_str if (query.query_str or "").strip() else "vector"  # which nothing reads
         k = query.hybrid_top_k if mode == "hybrid" and query.hybrid_top_k is not None else query.similarity_top_k
         return str(text), k
 
     def _options(self, query: VectorStoreQuery) -> dict[str, Any]:
         mode = _mode(query)
-        changes: dict[str, Any] = {"mode": mode}
+        changes: dict[str, Any] = {"mode": mode, "late": self._recipe.late and bool((query.query_str or "").strip())}
         if mode == "hybrid":
             wanted = [self._recipe.depth, query.similarity_top_k, query.sparse_top_k or 0]
             changes |= {"depth": max(wanted), "dense_weight": query.alpha}
@@ -239,6 +247,13 @@ class TarragonVectorStore(BasePydanticVectorStore):
     ) -> list[BaseNode]:
         """As `get_nodes`, in a thread."""
         return await asyncio.to_thread(self.get_nodes, node_ids, filters)
+
+
+def _with(query: VectorStoreQuery, settings: Mapping[str, Any]) -> VectorStoreQuery:
+    """The query with what an index gives beside it, as ``vector_store_kwargs``. Raises `InvalidInput` on the rest."""
+    if unknown := settings.keys() - {"mmr_threshold"}:
+        raise InvalidInput(f"{', '.join(sorted(unknown))}: this store takes no such settings, only mmr_threshold")
+    return replace(query, **settings)
 
 
 def _mode(query: VectorStoreQuery) -> Mode:
