@@ -189,8 +189,9 @@ def _diverse(found: Sequence[Found], store: Store, diversity: float, trace: Trac
 def _serve(
     order: Sequence[tuple[UUID, float]], version: OpenVersion, k: int, filter: Filter | None, limit: int | None
 ) -> tuple[list[Found], set[UUID], bool]:
-    """The first ``k`` of a ranking that may be served, at most ``limit`` of a document; those before them that may not;
-    and whether any was passed over, for the limit or by a part of the filter that no store can judge.
+    """The first ``k`` of a ranking that may be served, at most ``limit`` of a document; those before them whose
+    document was rewritten, since they may not or have another payload now; and whether any was passed over, for the
+    limit or by a part of the filter that no store can judge.
     """  # noqa: D205
     found: list[Found] = []
     refused: set[UUID] = set()
@@ -213,6 +214,8 @@ def _serve(
             elif limit is not None and of_document[current["document_id"]] >= limit:
                 passed_over = True
             else:
+                if current is not payload:
+                    refused.add(id_)  # it stays, but others of its document may have come after the store was asked
                 of_document[current["document_id"]] += 1
                 hit = hit_of(id_, score, current, version.record.name)
                 found.append(Found(hit, chunk.record, current["content"]))

@@ -258,7 +258,7 @@ def test_texts_that_are_the_same_in_two_documents_both_come(tmp_path: Path) -> N
 def test_no_hits_outlive_their_retriever(retriever: TarragonRetriever) -> None:
     def kept() -> int:
         gc.collect()
-        return sum(isinstance(one, Hits) for one in gc.get_objects())
+        return sum(type(one) is Hits for one in gc.get_objects())
 
     before = kept()
     for _ in range(20):
