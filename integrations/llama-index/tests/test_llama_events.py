@@ -17,6 +17,7 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.base import BaseEvent
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.retrievers.tarragon import EncoderOfEmbedding, TarragonReceiptEvent, TarragonRetriever, document_of
+from llama_index.retrievers.tarragon.events import is_watched
 
 from tarragon import Index, RerankStep, SearchRecipe
 from tarragon.protocols import RerankScores, SparseEmbeddings
@@ -160,6 +161,13 @@ def test_callbacks_fire(retriever: TarragonRetriever, is_async: bool) -> None:
     assert [one.node.node_id for one in end.payload[EventPayload.NODES]][:2] == [one.node.node_id for one in nodes]
     dense = handler.get_event_pairs(CBEventType.EMBEDDING)[0][1]
     assert dense.payload[EventPayload.CHUNKS] == [QUESTION]
+
+
+def test_nobody_listens_unless_somebody_does(request: pytest.FixtureRequest) -> None:
+    assert not is_watched(CallbackManager())
+    assert is_watched(CallbackManager([LlamaDebugHandler(print_trace_on_end=False)]))
+    request.getfixturevalue("spans")
+    assert is_watched(CallbackManager())
 
 
 def test_being_watched_changes_nothing(retriever: TarragonRetriever, request: pytest.FixtureRequest) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import llama_index.core.instrumentation as instrument
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
+from llama_index.core.instrumentation.event_handlers import NullEventHandler
 from llama_index.core.instrumentation.events.base import BaseEvent
 from llama_index.core.instrumentation.events.embedding import (
     EmbeddingEndEvent,
@@ -53,7 +54,8 @@ def is_watched(callbacks: CallbackManager) -> bool:
         return True
     place: Any = dispatcher
     while place is not None:
-        if place.event_handlers or any(not isinstance(one, NullSpanHandler) for one in place.span_handlers):
+        handlers = [*place.event_handlers, *place.span_handlers]
+        if not all(isinstance(one, NullEventHandler | NullSpanHandler) for one in handlers):
             return True
         place = place.parent if place.propagate else None
     return False
