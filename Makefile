@@ -52,6 +52,7 @@ bench: .venv/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.unchanged
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.plan
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving $(DATA)/awsdocs-3k/corpus.jsonl
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.llama_index $(DATA)/awsdocs-3k
 
 # Random histories against the laws of freshness, with fuses everywhere; and 200 killed syncs with the real model.
 soak: .venv/dev
