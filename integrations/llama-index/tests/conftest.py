@@ -26,6 +26,24 @@ assert _CORE.origin is not None
 os.environ.setdefault("NLTK_DATA", str(Path(_CORE.origin).parent / "_static" / "nltk_cache"))
 
 
+OF_LLAMA_INDEX = (
+    "ignore:<aiosqlite:ResourceWarning",
+    "ignore:Exception ignored in. <function Connection:pytest.PytestUnraisableExceptionWarning",
+    "ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning",
+)
+"""Its chat memories are databases that nobody closes, and whose threads outlive their event loop: whenever they are
+collected, in whatever test."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let LlamaIndex's own warnings pass in the tests beside this file."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            for warning in OF_LLAMA_INDEX:
+                item.add_marker(pytest.mark.filterwarnings(warning))
+
+
 @pytest.fixture
 def documents() -> list[Document]:
     return [
