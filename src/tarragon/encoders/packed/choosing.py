@@ -1,0 +1,64 @@
+"""Which models can be run packed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from tarragon.encoders.packed.bert import FAMILIES, PackedBert
+from tarragon.encoders.packed.heads import classification_head, vocabulary_head
+from tarragon.encoders.packed.layout import Packed
+from tarragon.encoders.packed.linear import Apply, Unpackable
+from tarragon.encoders.packed.modernbert import PackedModernBert
+from tarragon.encoders.packed.qwen3 import PackedQwen3
+
+Forward = Callable[[Packed], torch.Tensor]
+
+_log = logging.getLogger(__name__)
+
+
+def packed_model(model: Any) -> Forward | None:
+    """A transformer's packed forward: batch → last states, shape ``(tokens, hidden)``. None: there is none.
+
+    Args:
+        model: A bare model of transformers, loaded and on its device. Its weights are read once, here.
+    """
+    return _attempt(lambda: _transformer(model))
+
+
+def packed_classifier(model: Any) -> Forward | None:
+    """The same of a ``...ForSequenceClassification``: batch → logits, shape ``(texts, labels)``."""
+
+    def make() -> Forward:
+        transformer, head = _transformer(model.base_model), classification_head(model)
+        return lambda packed: head(transformer(packed), packed)
+
+    return _attempt(make)
+
+
+def packed_masked_lm(model: Any) -> tuple[Forward, Apply] | None:
+    """The same of a ``...ForMaskedLM``, in two: batch → states, and any of the states → logits of the vocabulary."""
+    return _attempt(lambda: (_transformer(model.base_model), vocabulary_head(model)))
+
+
+def _transformer(model: Any) -> Forward:
+    family = str(getattr(getattr(model, "config", None), "model_type", ""))
+    if family in FAMILIES and type(model).__name__ in ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel"):
+        return PackedBert(model)
+    if type(model).__name__ == "ModernBertModel":
+        return PackedModernBert(model)
+    if type(model).__name__ == "Qwen3Model":
+        return PackedQwen3(model)
+    raise Unpackable(f"{type(model).__name__} is of no family that is known here")
+
+
+def _attempt(make: Callable[[], Any]) -> Any:
+    try:
+        with torch.inference_mode():
+            return make()
+    except (Unpackable, AttributeError, KeyError) as reason:
+        _log.info("runs padded: %s", reason)
+        return None
