@@ -285,10 +285,6 @@ def test_what_is_packed_can_be_told_apart():
     assert packed.first(states).flatten().tolist() == [part[0] for part in places]
     assert packed.last(states).flatten().tolist() == [part[-1] for part in places]
     assert packed.mean(states).flatten().tolist() == [part.mean() for part in places]
-    wide, mask = packed.padded(states)
-    assert mask.sum(dim=1).tolist() == list(LENGTHS)
-    assert torch.equal(wide[mask.bool()], states)
-    assert not wide[~mask.bool()].any()
 
 
 # --- what is not packed -----------------------------------------------------------------------------------------------

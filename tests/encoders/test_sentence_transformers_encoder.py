@@ -174,29 +174,32 @@ def test_the_fingerprint_changes_with_what_changes_a_document_vector_and_with_no
 
 
 # --- trouble ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("unpad", [True, False])
 def test_a_batch_that_does_not_fit_is_halved_and_the_smaller_budget_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unpad: bool
 ) -> None:
-    ours = SentenceTransformerEncoder(str(make_model(tmp_path, "bert")), device="cpu", token_budget=4_096)
+    path = str(make_model(tmp_path, "bert"))
+    ours = SentenceTransformerEncoder(path, device="cpu", token_budget=4_096, unpad=unpad)
     expected = ours.encode_documents(inputs(CORPUS)).vectors
-    forward, tried = ours._forward, []
+    name = "_packed" if unpad else "_forward"
+    forward, tried = getattr(ours, name), []
 
-    def small(features: dict[str, Any], task: str) -> FloatArray:
-        tried.append(features["input_ids"].numel())
+    def small(given: Any, *task: str) -> dict[str, Any]:
+        tried.append(sum(map(len, given)) if unpad else given["input_ids"].numel())
         if tried[-1] > 600:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate")
-        return forward(features, task)
+        return dict(forward(given, *task))
 
-    monkeypatch.setattr(ours, "_forward", small)
+    monkeypatch.setattr(ours, name, small)
     assert np.allclose(ours.encode_documents(inputs(CORPUS)).vectors, expected, atol=1e-6)
     assert max(tried) > 600
     tried.clear()
     ours.encode_documents(inputs(CORPUS))
     assert max(tried) <= 600, "it has learnt"
-    monkeypatch.setattr(ours, "_forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
+    monkeypatch.setattr(ours, name, lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
     with pytest.raises(EncodingFailed, match="single text"):
         ours.encode_documents(inputs(CORPUS[:2]))
-    monkeypatch.setattr(ours, "_forward", lambda *_: (_ for _ in ()).throw(RuntimeError("another fault")))
+    monkeypatch.setattr(ours, name, lambda *_: (_ for _ in ()).throw(RuntimeError("another fault")))
     with pytest.raises(RuntimeError, match="another fault"):
         ours.encode_documents(inputs(CORPUS[:2]))
 

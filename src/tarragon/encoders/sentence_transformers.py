@@ -1,8 +1,8 @@
 """Dense encoder over any sentence-transformers model.
 
-The library loads the model and runs its forward; what happens around it is ours: texts are tokenised once (chunks bring
-their ids), sorted by true length, and batched under a token budget. On two cores that makes a whole sync 1.35 × as fast
-as ``SentenceTransformer.encode`` alone at its default batch size, and 1.06 × at its best (benchmarks/README.md).
+The library loads the model; what happens around it is ours: texts are tokenised once (chunks bring their ids), sorted by
+true length, batched under a token budget, and run without padding where the architecture is known (`packed`). Poolings
+and whatever else stands behind the transformer are the library's. Figures: benchmarks/README.md.
 
 Found in sentence-transformers 6.2: ``encode`` sorts by characters and counts batches in texts. ``prompts`` holds empty
 strings for both roles when the model's configuration has none, and because of that ``encode_document`` overlooks a
@@ -33,7 +33,8 @@ from tarragon.encoders.library import (
     tokenizer_of,
     weights_digest,
 )
-from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, pad_rows
+from tarragon.encoders.packed.library import PackedModules, agree, drop_weights, packed_modules
+from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, cut_row, pad_rows
 from tarragon.errors import ModelNotFound
 from tarragon.protocols import Embeddings, EncoderInput
 from tarragon.recipe import BUNDLED
@@ -51,7 +52,9 @@ class SentenceTransformerEncoder:
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None takes the best there is. ``device`` says what it became.
         document_prompt: Replaces the document prompt of the model's configuration or card.
         dimensions: Keep only the first so many.
-        token_budget: Tokens in a batch, padding included. Halved for good when the device runs out of memory.
+        token_budget: Tokens in a batch. Halved for good when the device runs out of memory.
+        unpad: Whether to run texts end to end, without padding, where the model's architecture is known and the result
+            is the same. ``is_unpadded`` says what it became.
 
     Raises:
         ModelNotFound: The model cannot be loaded, or has no safetensors weights.
@@ -66,6 +69,7 @@ class SentenceTransformerEncoder:
         document_prompt: str | None = None,
         dimensions: int | None = None,
         token_budget: int | None = None,
+        unpad: bool = True,
     ) -> None:
         self.device = choose_device(device)
         bundled = model in (None, BUNDLED)
@@ -83,10 +87,17 @@ class SentenceTransformerEncoder:
         budget = token_budget or TOKEN_BUDGET[self.device.split(":")[0]]
         self._batches = TokenBatches(self.device, budget, self._limit)
         self._takes_ids = self._accepts_own_ids()
+        self._packed = self._packed_if_equal() if unpad and self._takes_ids else None
+        self._batches.padded = self._packed is None
         special = len(self.tokenizer.prefix) + len(self.tokenizer.suffix)
         self.max_tokens = self._limit - special - self._prompt_length(self.document_prompt)
         if self.max_tokens < 1:
             raise ModelNotFound(f"{self.name}: the document prompt leaves no room in {self._limit} tokens")
+
+    @property
+    def is_unpadded(self) -> bool:
+        """Whether texts are run end to end, without padding."""
+        return self._packed is not None
 
     # --- identity -----------------------------------------------------------------------------------------------------
     @property
@@ -124,8 +135,12 @@ class SentenceTransformerEncoder:
         vectors = np.empty((len(inputs), self.dimensions), dtype=np.float32)
 
         def run(batch: Rows) -> None:
-            features = self._features([sequences[i] for i in batch], [inputs[i].text for i in batch], prompt, task)
-            vectors[batch] = self._forward(features, task)
+            rows = [cut_row(sequences[i], self._limit, len(self.tokenizer.suffix)) for i in batch]
+            if self._packed is not None:
+                output = self._packed(rows)
+            else:
+                output = self._forward(self._features(rows, [inputs[i].text for i in batch], prompt, task), task)
+            vectors[batch] = self._finished(output).cpu().numpy()
 
         self._batches.run(lengths, run)
         return Embeddings(vectors, int(lengths.sum()), sum(len(ids) for ids in sequences) - int(lengths.sum()))
@@ -156,20 +171,33 @@ class SentenceTransformerEncoder:
         )
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
 
-    def _forward(self, features: dict[str, Any], task: str) -> FloatArray:
+    def _forward(self, features: dict[str, Any], task: str) -> dict[str, Any]:
         moved = {key: value.to(self.device) if hasattr(value, "to") else value for key, value in features.items()}
         with torch.inference_mode():
-            output = self._model(moved, **({} if self._takes_ids else self._forward_task(task)))["sentence_embedding"]
-            output = output[:, : self.dimensions].float()
-            if self._similarity == "cosine":
-                output = torch.nn.functional.normalize(output, p=2, dim=1)
-            vectors: FloatArray = output.cpu().numpy()
-        return vectors
+            return dict(self._model(moved, **({} if self._takes_ids else self._forward_task(task))))
+
+    def _finished(self, output: dict[str, Any]) -> torch.Tensor:
+        """The first dimensions, in single precision, of unit length where that is how they are compared."""
+        with torch.inference_mode():
+            vectors = output["sentence_embedding"][:, : self.dimensions].float()
+            return torch.nn.functional.normalize(vectors, p=2, dim=1) if self._similarity == "cosine" else vectors
 
     def _forward_task(self, task: str) -> dict[str, str]:
         return {"task": task} if "task" in self._model.get_model_kwargs() else {}
 
     # --- what the model is --------------------------------------------------------------------------------------------
+    def _packed_if_equal(self) -> PackedModules | None:
+        """The model without padding, if it gives the same vectors of `PROBES`; its other copy of the weights is freed."""
+        packed = packed_modules(list(self._model), self.device)
+        if packed is None:
+            return None
+        rows = self._sequences([EncoderInput(text) for text in PROBES], self.document_prompt)
+        theirs = self._forward(self._features(rows, list(PROBES), self.document_prompt, ""), "")["sentence_embedding"]
+        if not agree(packed(rows)["sentence_embedding"], theirs):
+            return None
+        drop_weights(self._model[0])
+        return packed
+
     def _prompt_length(self, prompt: str) -> int:
         return len(self.tokenizer.tokenize([prompt])[0]) if prompt else 0
 

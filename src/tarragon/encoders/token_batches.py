@@ -35,14 +35,18 @@ class TokenBatches:
 
     Args:
         device: Where the batches run.
-        budget: Tokens in a batch, padding included. Halved for good when the device runs out of memory.
+        budget: Tokens in a batch. Halved for good when the device runs out of memory.
         limit: Most tokens in a text.
+
+    Attributes:
+        padded: Whether padding counts; to be set to False where batches are run without.
     """
 
     def __init__(self, device: str, budget: int, limit: int) -> None:
         self._device = device
         self._budget = budget
         self._limit = limit
+        self.padded = True
 
     def run(self, lengths: Rows, forward: Callable[[Rows], None]) -> None:
         """Call ``forward`` with the texts of each batch.
@@ -62,11 +66,16 @@ class TokenBatches:
     def _batches(self, lengths: Rows) -> Iterator[Rows]:
         """Longest first, so that memory peaks at once; each batch within the budget, or one text."""
         order = np.argsort(-lengths, kind="stable")
+        ends = np.cumsum(lengths[order])
         start = 0
         while start < len(order):
-            size = max(1, self._budget // self.width(int(lengths[order[start]])))
-            yield order[start : start + size]
-            start += size
+            if self.padded:
+                size = self._budget // self.width(int(lengths[order[start]]))
+            else:
+                before = ends[start] - lengths[order[start]]
+                size = int(np.searchsorted(ends, before + self._budget, side="right")) - start
+            yield order[start : start + max(1, size)]
+            start += max(1, size)
 
     def _run_halving(self, forward: Callable[[Rows], None], batch: Rows) -> None:
         try:
@@ -94,13 +103,17 @@ def usable_positions(config: Any) -> int | None:
     return positions
 
 
+def cut_row(row: IntArray, width: int, tail: int) -> IntArray:
+    """A row of ids that is too long, without what is before its last ``tail`` ids and beyond the width."""
+    return row if len(row) <= width else np.concatenate([row[: width - tail], row[len(row) - tail :]])
+
+
 def pad_rows(rows: Sequence[IntArray], width: int, *, pad: int, tail: int, left: bool = False) -> tuple[Rows, Rows]:
     """Ids and attention mask, each of shape ``(rows, width)``; a longer row is cut before its last ``tail`` ids."""
     ids = np.full((len(rows), width), pad, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.int64)
     for i, row in enumerate(rows):
-        if len(row) > width:
-            row = np.concatenate([row[: width - tail], row[len(row) - tail :]])
+        row = cut_row(row, width, tail)
         place = slice(width - len(row), width) if left else slice(0, len(row))
         ids[i, place], mask[i, place] = row, 1
     return ids, mask

@@ -1,8 +1,9 @@
 """Cross-encoders by sentence-transformers.
 
-The library loads the model and runs its forward. What happens around it is ours: the question is tokenised once, a
-passage once in its life (`PairTokenizer`), pairs are sorted by true length and batched under a token budget, and before
-a deadline the best passages go first, in small groups.
+The library loads the model. What happens around it is ours: the question is tokenised once, a passage once in its life
+(`PairTokenizer`), pairs are sorted by true length, batched under a token budget and run without padding where the
+architecture is known (`tarragon.encoders.packed`), which the library does for no cross-encoder; and before a deadline
+the best passages go first, in small groups.
 
 Found in sentence-transformers 6.2: ``predict`` sorts by characters, counts batches in pairs, tokenises the question
 again for each passage, and gives one scalar tensor a pair. ``CrossEncoder(path)`` takes an embedding model without a
@@ -25,6 +26,7 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 
 from tarragon.encoders.library import choose_device, module_identity, quiet, weights_digest
+from tarragon.encoders.packed.library import PackedModules, agree, drop_weights, packed_modules
 from tarragon.encoders.side_model import check_formats
 from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches
 from tarragon.errors import ModelNotFound, RerankingFailed
@@ -47,7 +49,9 @@ class SentenceTransformerReranker:
     Args:
         model: Name on the model hub, or a local folder.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; None takes the best there is. ``device`` says what it became.
-        token_budget: Tokens in a batch, padding included. Halved for good when the device runs out of memory.
+        token_budget: Tokens in a batch. Halved for good when the device runs out of memory.
+        unpad: Whether to run pairs end to end, without padding, where the model's architecture is known and the result
+            is the same. ``is_unpadded`` says what it became.
         dtype: Of the weights. In half precision a GPU is faster, and a score depends on what else is in its batch: with
             MiniLM and logits that spread over .7, by .007 in ``bfloat16`` and by .0005 in ``float16``, on the CPU.
 
@@ -57,7 +61,13 @@ class SentenceTransformerReranker:
     """
 
     def __init__(
-        self, model: str, *, device: str | None = None, token_budget: int | None = None, dtype: Dtype = "float32"
+        self,
+        model: str,
+        *,
+        device: str | None = None,
+        token_budget: int | None = None,
+        unpad: bool = True,
+        dtype: Dtype = "float32",
     ) -> None:
         self.name = model
         self.device = choose_device(device)
@@ -69,11 +79,18 @@ class SentenceTransformerReranker:
         self._activation: Any = self._model.activation_fn
         self._lock = Lock()  # transformers' tokenizers change their settings at each call
         self._pairs = self._own_pairs()
+        self._packed = self._packed_if_equal() if unpad and self._pairs else None
+        self._batches.padded = self._packed is None
 
     @property
     def takes_ids(self) -> bool:
         """Whether pairs are built from ids here, and not by the library for want of equal ids."""
         return self._pairs is not None
+
+    @property
+    def is_unpadded(self) -> bool:
+        """Whether pairs are run end to end, without padding."""
+        return self._packed is not None
 
     # --- identity -----------------------------------------------------------------------------------------------------
     @cached_property
@@ -119,33 +136,40 @@ class SentenceTransformerReranker:
         assert self._pairs is not None
         pairs = self._pairs.pairs(self._prompt + query, passages)
         lengths = [len(pair.ids) for pair in pairs]
-        scores = self._run(lengths, lambda batch: self._features([pairs[place] for place in batch]))
+        scores = self._run(lengths, lambda batch: self._logits([pairs[place] for place in batch]))
         return scores, sum(lengths), sum(pair.truncated for pair in pairs)
 
     def _score_texts(self, query: str, passages: list[str]) -> tuple[list[float], int, int]:
         """The same where the library must tokenise: by estimated lengths, and what it cut is not known."""
         tokens = 0
 
-        def features(batch: Rows) -> dict[str, Any]:
+        def logits(batch: Rows) -> torch.Tensor:
             nonlocal tokens
             with self._lock:
                 made = dict(
                     self._model.preprocess([[query, passages[place]] for place in batch], prompt=self._prompt or None)
                 )
             tokens += int(made["attention_mask"].sum())
-            return made
+            return self._forward(made)
 
         lengths = [min((len(query) + len(passage)) // 4 + 8, self._limit) for passage in passages]
-        return self._run(lengths, features), tokens, 0
+        return self._run(lengths, logits), tokens, 0
 
-    def _run(self, lengths: Sequence[int], features: Callable[[Rows], dict[str, Any]]) -> list[float]:
+    def _run(self, lengths: Sequence[int], logits: Callable[[Rows], torch.Tensor]) -> list[float]:
         scores = np.empty(len(lengths), dtype=np.float32)
 
         def forward(batch: Rows) -> None:
-            scores[batch] = self._forward(features(batch))
+            scores[batch] = self._activated(logits(batch))
 
         self._batches.run(np.array(lengths, dtype=np.int64), forward)
         return [float(score) for score in scores]
+
+    def _logits(self, pairs: Sequence[Pair]) -> torch.Tensor:
+        if self._packed is None:
+            return self._forward(self._features(pairs))
+        types = [pair.types for pair in pairs] if "token_type_ids" in self._feature_names else None
+        logits: torch.Tensor = self._packed([pair.ids for pair in pairs], types)["scores"]
+        return logits
 
     def _features(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         tokenizer = self._model.tokenizer
@@ -159,14 +183,33 @@ class SentenceTransformerReranker:
         arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return {key: torch.from_numpy(array) for key, array in arrays.items() if key in self._feature_names}
 
-    def _forward(self, features: dict[str, Any]) -> NDArray[np.float32]:
+    def _forward(self, features: dict[str, Any]) -> torch.Tensor:
         moved = {key: value.to(self.device) if hasattr(value, "to") else value for key, value in features.items()}
         with torch.inference_mode():
-            scores = self._activation(self._model(moved)["scores"].float())
+            logits: torch.Tensor = self._model(moved)["scores"]
+        return logits
+
+    def _activated(self, logits: torch.Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            scores = self._activation(logits.float())
             row: NDArray[np.float32] = scores.reshape(scores.shape[0]).cpu().numpy()
         return row
 
     # --- what the model is --------------------------------------------------------------------------------------------
+    def _packed_if_equal(self) -> PackedModules | None:
+        """The model without padding, if it gives the same logits of `probes`; its other copy of the weights is freed."""
+        packed = packed_modules(list(self._model), self.device)
+        if packed is None:
+            return None
+        assert self._pairs is not None
+        pairs = [self._pairs.pairs(self._prompt + query, [passage])[0] for query, passage in probes(min(self._limit, 64))]
+        types = [pair.types for pair in pairs] if "token_type_ids" in self._feature_names else None
+        ours, theirs = packed([pair.ids for pair in pairs], types)["scores"], self._forward(self._features(pairs))
+        if not agree(ours.flatten().unsqueeze(0), theirs.flatten().unsqueeze(0)):  # as one vector of all logits
+            return None
+        drop_weights(self._model[0])
+        return packed
+
     def _own_pairs(self) -> PairTokenizer | None:
         """Our pairs, if they are exactly what the library feeds the model, tried on `probes`; else None."""
         first, tokenizer = self._model[0], self._model.tokenizer

@@ -79,13 +79,6 @@ class Packed:
         sums.index_add_(0, self.segments, states.float())
         return sums / self.offsets.diff().unsqueeze(1)
 
-    def padded(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The states as libraries hold them, shape ``(texts, longest, ...)`` with zeros behind, and the mask of it."""
-        mask = torch.arange(self.longest, device=states.device) < self.offsets.diff().unsqueeze(1)
-        rows = states.new_zeros(len(self.lengths), self.longest, *states.shape[1:])
-        rows[mask] = states
-        return rows, mask.long()
-
 
 def pack(rows: Sequence[IntArray], device: str, types: Sequence[IntArray] | None = None) -> Packed:
     """Lay rows of ids end to end, in their order, and bring them to the device in one transfer.

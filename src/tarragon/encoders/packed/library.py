@@ -1,0 +1,133 @@
+"""A sentence-transformers model with its transformer run packed, and everything behind it by the library itself.
+
+Found in sentence-transformers 6.2: its poolings, and what masks token vectors, take states of texts that lie end to end,
+which it makes for some models itself when flash attention is installed and asked for; never for a cross-encoder.
+`SpladePooling` takes them too, but from the logits of all tokens at once, 122 KB a token of BERT's vocabulary: here they
+are made and pooled a text at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sparse_encoder.modules import SpladePooling
+from torch import nn
+
+from tarragon.encoders.packed.choosing import Forward, packed_classifier, packed_masked_lm, packed_model
+from tarragon.encoders.packed.layout import Packed, pack
+from tarragon.encoders.packed.linear import Apply
+from tarragon.types import IntArray
+
+LEAST_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.999, torch.float16: 0.999}
+"""What a packed model must agree to with its own library, or it is not used."""
+
+
+_NOTHING = np.zeros(1, dtype=np.int32)
+"""In the place of a text without any token, not even a special one, whose vector means nothing."""
+
+
+class PackedModules:
+    """Rows of ids → what the last module gives.
+
+    Args:
+        transformer: The first module, which is not called any more.
+        rest: The others.
+        device: Where they are.
+        task: ``document`` or ``query``, told to those modules that ask.
+    """
+
+    def __init__(self, transformer: Forward, rest: Sequence[Any], device: str, task: str | None) -> None:
+        self._transformer, self._rest, self._device = transformer, rest, device
+        self._settings = [
+            {"task": task} if "task" in getattr(module, "forward_kwargs", ()) else {} for module in self._rest
+        ]
+
+    def __call__(self, rows: Sequence[IntArray], types: Sequence[IntArray] | None = None) -> dict[str, Any]:
+        """The features behind the last module, for rows that the model can take, special tokens included."""
+        with torch.inference_mode():
+            packed = pack([row if len(row) else _NOTHING for row in rows], self._device, types)
+            features = self._features(packed)
+            for module, settings in zip(self._rest, self._settings, strict=True):
+                features = module(features, **settings)
+        return features
+
+    def _features(self, packed: Packed) -> dict[str, Any]:
+        return {
+            "token_embeddings": self._transformer(packed).unsqueeze(0),
+            "input_ids": packed.ids.unsqueeze(0),
+            "cu_seq_lens_q": packed.offsets,
+            "seq_idx": packed.segments.unsqueeze(0),
+        }
+
+
+class _Scoring(PackedModules):
+    def _features(self, packed: Packed) -> dict[str, Any]:
+        return {"scores": self._transformer(packed)}
+
+
+class _Weighing(PackedModules):
+    """Of the vocabulary's words, each with its greatest weight in the text, or the sum: arXiv 2109.10086, 2107.05720."""
+
+    def __init__(self, parts: tuple[Forward, Apply], rest: Sequence[Any], device: str, task: str | None) -> None:
+        super().__init__(parts[0], rest[1:], device, task)
+        self._head, self._pooling = parts[1], rest[0]
+
+    def _features(self, packed: Packed) -> dict[str, Any]:
+        texts = self._transformer(packed).split(packed.lengths)
+        return {"sentence_embedding": torch.stack([self._pooled(self._head(states)) for states in texts])}
+
+    def _pooled(self, logits: torch.Tensor) -> torch.Tensor:
+        takes_greatest = self._pooling.pooling_strategy == "max"
+        weights = logits.amax(0) if takes_greatest else logits  # what follows rises with them, so the greatest stays
+        weights = weights.relu_().log1p_()
+        if self._pooling.activation_function == "log1p_relu":
+            weights.log1p_()
+        return weights if takes_greatest else weights.sum(0)
+
+
+def packed_modules(modules: Sequence[Any], device: str, task: str | None = None) -> PackedModules | None:
+    """The modules of a loaded model with their transformer packed; None: it runs as it is.
+
+    Whether the result is the same is for the caller to try, since he knows what the model reads.
+    """
+    first, rest = modules[0], list(modules[1:])
+    if not isinstance(first, Transformer) or device.split(":")[0] not in ("cpu", "cuda"):
+        return None
+    model = first.auto_model
+    if first.transformer_task == "feature-extraction" and not model.config.output_hidden_states:
+        forward = packed_model(model)
+        return PackedModules(forward, rest, device, task) if forward else None
+    if first.transformer_task == "sequence-classification":
+        forward = packed_classifier(model)
+        return _Scoring(forward, rest, device, task) if forward else None
+    if first.transformer_task == "fill-mask" and rest and type(rest[0]) is SpladePooling:
+        parts = packed_masked_lm(model)
+        return _Weighing(parts, rest, device, task) if parts else None
+    return None
+
+
+def agree(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether rows are as near to each other as two ways to compute the same must be, see `LEAST_COSINE`."""
+    least = LEAST_COSINE.get(theirs.dtype, 1.0)
+    first, second = ours.float().flatten(1), theirs.float().flatten(1)
+    if first.shape != second.shape or not bool(torch.isfinite(first).all()):
+        return False
+    gap = torch.linalg.vector_norm(first - second, dim=1)
+    size = torch.linalg.vector_norm(second, dim=1)
+    # of two vectors of equal length whose cosine is c, the gap is sqrt(2 - 2c) times that length
+    return bool((gap <= size * (2 - 2 * least) ** 0.5 + 1e-6).all())
+
+
+def drop_weights(model: nn.Module) -> None:
+    """Free the weights of linear layers whose copies the packed forward has; the model cannot run by itself any more.
+
+    A layer that shares its weights with another module, such as word embeddings, keeps them.
+    """
+    shared = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    for module in model.modules():
+        if type(module) is nn.Linear and id(module.weight) not in shared:
+            module.weight.data = module.weight.data.new_empty(0)
