@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ from tiny_models import CORPUS, SYNONYMS, tiny_colbert, tiny_inference_free, tin
 
 from tarragon.encoders.bundled import bundled_model_path
 from tarragon.encoders.side_loading import load_sparse
-from tarragon.encoders.side_model import SideModel
+from tarragon.encoders.packed import Packed
+from tarragon.encoders.packed.bert import PackedBert
+from tarragon.encoders.side_model import Role, SideModel
 from tarragon.encoders.sparse import SparseTransformerEncoder, top_terms
 from tarragon.encoders.token_batches import TokenBatches
 from tarragon.errors import DeviceUnavailable, EncodingFailed, InvalidInput, ModelNotFound
@@ -101,8 +102,9 @@ def test_no_row_as_wide_as_the_vocabulary_reaches_the_host(splade: Path, monkeyp
 
     monkeypatch.setattr(torch.Tensor, "numpy", record)
     encoder.encode_documents(TEXTS)
-    assert copied, "the recorder sees what is copied"
-    assert all(shape[1] <= 5 for shape in copied)
+    rows = [shape for shape in copied if len(shape) == 2]
+    assert rows, "the recorder sees what is copied"
+    assert all(shape[1] <= 5 for shape in rows)
 
 
 def test_top_terms_keep_nan_and_leave_out_zeros() -> None:
@@ -111,6 +113,17 @@ def test_top_terms_keep_nan_and_leave_out_zeros() -> None:
     assert [vector.indices.tolist() for vector in found] == [[1, 3], [0, 1], []]
     assert found[0].values.tolist() == [3, -4]
     assert np.isnan(found[1].values[0])
+
+
+@pytest.mark.parametrize("strategy", ["max", "sum"])
+@pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
+def test_every_pooling_is_the_librarys_without_its_padding(splade: Path, strategy: Any, activation: Any) -> None:
+    library = SparseEncoder(str(splade), device="cpu")
+    library[1].pooling_strategy, library[1].activation_function = strategy, activation
+    role = SideModel(library, str(splade), "cpu").roles["document"]
+    assert role.is_unpadded
+    ours = role.output(role.sequences(TEXTS[:6]), TEXTS[:6])["sentence_embedding"]
+    assert np.allclose(ours.numpy(), library_rows(library, "document", TEXTS[:6]), atol=1e-4)
 
 
 def test_the_same_text_has_the_same_vector_in_any_batch(splade: Path) -> None:
@@ -150,23 +163,30 @@ def test_expansion_finds_what_shares_no_word(trained: SparseTransformerEncoder) 
 
 
 # --- inference-free queries -------------------------------------------------------------------------------------------
-@contextmanager
-def transformer_calls(encoder: SparseTransformerEncoder) -> Iterator[list[None]]:
+@pytest.fixture
+def transformer_calls(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One entry for each time that a packed BERT runs."""
     calls: list[None] = []
-    network = next(part for part in encoder._model._library.modules() if type(part).__name__ == "BertModel")
-    hook = network.register_forward_pre_hook(lambda *_: calls.append(None))
-    yield calls
-    hook.remove()
+    forward = PackedBert.__call__
+
+    def counted(self: PackedBert, packed: Packed) -> torch.Tensor:
+        calls.append(None)
+        return forward(self, packed)
+
+    monkeypatch.setattr(PackedBert, "__call__", counted)
+    return calls
 
 
-def test_queries_of_an_inference_free_model_are_their_words_weights(inference_free: Path) -> None:
+def test_queries_of_an_inference_free_model_are_their_words_weights(
+    inference_free: Path, transformer_calls: list[None]
+) -> None:
     encoder = SparseTransformerEncoder(str(inference_free), device="cpu")
     theirs = SparseEncoder(str(inference_free), device="cpu")
-    with transformer_calls(encoder) as calls:
-        result = encoder.encode_queries(TEXTS)
-        assert not calls, "no transformer runs for a query"
-        documents = encoder.encode_documents(TEXTS)
-        assert calls, "the recorder sees a forward"
+    transformer_calls.clear()
+    result = encoder.encode_queries(TEXTS)
+    assert not transformer_calls, "no transformer runs for a query"
+    documents = encoder.encode_documents(TEXTS)
+    assert transformer_calls, "the recorder sees a forward"
     rows = library_rows(theirs, "query", TEXTS)
     assert np.allclose(dense(result.vectors, rows.shape[1]), rows, atol=1e-6)
     rows = library_rows(theirs, "document", TEXTS)
@@ -243,15 +263,14 @@ def test_batches_are_of_like_length_and_within_the_budget() -> None:
 def test_a_batch_that_does_not_fit_is_halved(splade: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = SparseTransformerEncoder(str(splade), device="cpu")
     expected = encoder.encode_documents(TEXTS).vectors
-    forward = type(encoder._model._library).forward
-    room = 100
+    output, room = Role.output, 100
 
-    def limited(self: Any, features: dict[str, Any], **settings: Any) -> Any:
-        if features["input_ids"].numel() > room:
+    def limited(self: Role, rows: Any, texts: Any) -> Any:
+        if sum(min(len(row), self.limit) for row in rows) > room:
             raise RuntimeError("DefaultCPUAllocator: not enough memory")
-        return forward(self, features, **settings)
+        return output(self, rows, texts)
 
-    monkeypatch.setattr(type(encoder._model._library), "forward", limited)
+    monkeypatch.setattr(Role, "output", limited)
     width = 1_000
     assert np.allclose(dense(encoder.encode_documents(TEXTS).vectors, width), dense(expected, width), atol=1e-4)
     room = 10

@@ -25,8 +25,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from tarragon.encoders.joint_spaces import Facet, JointLate, JointParts, JointSparse, Memo
 from tarragon.encoders.late import token_vectors
-from tarragon.encoders.library import choose_device, quiet, weights_digest
-from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, pad_rows, usable_positions
+from tarragon.encoders.library import PROBES, choose_device, quiet, weights_digest
+from tarragon.encoders.packed import Forward, pack, packed_model
+from tarragon.encoders.packed.library import agree
+from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, cut_row, pad_rows, usable_positions
 from tarragon.encoders.tokens import FastTokenizer
 from tarragon.errors import ModelNotFound
 from tarragon.protocols import Embeddings, EncoderInput
@@ -83,6 +85,9 @@ class JointEncoder:
         budget = token_budget or TOKEN_BUDGET[self.device.split(":")[0]]
         self._batches = TokenBatches(self.device, budget, self._limit)
         self._special = np.array(sorted(set(self._hf_tokenizer.all_special_ids)), dtype=np.int64)
+        self._packed: Forward | None = None
+        self._packed = self._packed_if_equal()
+        self._batches.padded = self._packed is None
         self._memo = Memo(memo_bytes)
         self._wanted: set[str] = {"dense"}
         self._identity: dict[str, str] | None = None
@@ -177,13 +182,32 @@ class JointEncoder:
         return [np.concatenate([begin, row, end]) for row in rows]
 
     def _forward(self, rows: Sequence[IntArray], wanted: set[str]) -> dict[str, Sequence[Any]]:
-        width = self._batches.width(max(len(row) for row in rows))
-        pad = self._hf_tokenizer.pad_token_id or 0
-        ids, mask = pad_rows(rows, width, pad=pad, tail=len(self.tokenizer.suffix))
+        rows = [cut_row(row, self._limit, len(self.tokenizer.suffix)) for row in rows]
         with torch.inference_mode():
-            attention = torch.from_numpy(mask).to(self.device)
-            output = self._model(input_ids=torch.from_numpy(ids).to(self.device), attention_mask=attention)
-            return self._heads(output.last_hidden_state, ids, attention, wanted)
+            states, ids, mask = self._states(rows)
+            return self._heads(states, ids, mask, wanted)
+
+    def _states(self, rows: Sequence[IntArray]) -> tuple[torch.Tensor, Rows, torch.Tensor]:
+        """Last states, ids and mask, each padded to the longest row."""
+        longest = max(len(row) for row in rows)
+        width = self._batches.width(longest) if self._packed is None else longest
+        ids, mask = pad_rows(rows, width, pad=self._hf_tokenizer.pad_token_id or 0, tail=0)
+        attention = torch.from_numpy(mask).to(self.device)
+        if self._packed is not None:
+            texts = self._packed(pack(rows, self.device)).split([len(row) for row in rows])
+            return torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True), ids, attention
+        output = self._model(input_ids=torch.from_numpy(ids).to(self.device), attention_mask=attention)
+        return output.last_hidden_state, ids, attention
+
+    def _packed_if_equal(self) -> Forward | None:
+        """The transformer without padding, if it gives the same states of `PROBES`."""
+        packed = packed_model(self._model) if self.device.split(":")[0] in ("cpu", "cuda") else None
+        if packed is None:
+            return None
+        rows = self._sequences([EncoderInput(text) for text in PROBES], "")
+        with torch.inference_mode():
+            states, _, mask = self._states(rows)
+            return packed if agree(packed(pack(rows, self.device)), states[mask.bool()]) else None
 
     def _heads(self, states: torch.Tensor, ids: Rows, mask: torch.Tensor, wanted: set[str]) -> dict[str, Sequence[Any]]:
         made: dict[str, Sequence[Any]] = {}

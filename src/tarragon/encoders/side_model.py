@@ -1,7 +1,8 @@
 """Sentence-transformers models beside the dense one: what sparse and late-interaction encoders have in common.
 
-As with the dense encoder, the library loads the model and runs its modules, and texts are tokenised once, sorted by
-true length and batched under a token budget. A model has two roles, documents and queries, that can differ in
+As with the dense encoder, the library loads the model and runs its modules, but for transformers of known architecture,
+which run without padding (`packed`); and texts are tokenised once, sorted by true length and batched under a token
+budget. A model has two roles, documents and queries, that can differ in
 everything: prompt, length limit, query expansion, and with a Router in the modules themselves.
 
 Found in sentence-transformers 6.2: a model of another kind is converted without an error, by a layer of random weights
@@ -33,7 +34,8 @@ from tarragon.encoders.library import (
     tokenizer_of,
     weights_digest,
 )
-from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, pad_rows, usable_positions
+from tarragon.encoders.packed.library import PackedModules, agree, packed_modules
+from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, cut_row, pad_rows, usable_positions
 from tarragon.errors import ModelNotFound
 from tarragon.types import IntArray
 
@@ -68,10 +70,10 @@ class SideModel:
         prompts = prompts_of(library, "")
         lock = Lock()
         budget = budget or TOKEN_BUDGET[device.split(":")[0]]
-        self.roles: dict[Task, Role] = {
-            "document": Role(library, "document", prompts.document, TokenSettings(name, device, budget, lock)),
-            "query": Role(library, "query", prompts.query, TokenSettings(name, device, budget, lock)),
-        }
+        settings = TokenSettings(name, device, budget, lock)
+        document = Role(library, "document", prompts.document, settings)
+        query = Role(library, "query", prompts.query, settings, document)
+        self.roles: dict[Task, Role] = {"document": document, "query": query}
 
     def run(self, texts: Sequence[str], task: Task, take: Callable[[Rows, dict[str, Any]], None]) -> TokenCounts:
         """Give ``take`` the model's output for each batch, on the device, and which texts are in it."""
@@ -81,10 +83,9 @@ class SideModel:
         lengths = np.minimum(full, role.limit)
 
         def forward(batch: Rows) -> None:
-            features = role.features([sequences[i] for i in batch], [texts[i] for i in batch])
-            moved = {key: value.to(self.device) if hasattr(value, "to") else value for key, value in features.items()}
+            output = role.output([sequences[i] for i in batch], [texts[i] for i in batch])
             with torch.inference_mode():
-                take(batch, self._library(moved, task=task))
+                take(batch, output)
 
         role.batches.run(lengths, forward)
         return TokenCounts(int(lengths.sum()), int((full - lengths).sum()))
@@ -115,10 +116,21 @@ class TokenSettings(NamedTuple):
 
 
 class Role:
-    """How a model reads documents, or queries."""
+    """How a model reads documents, or queries.
 
-    def __init__(self, library: Any, task: Task, prompt: str, settings: TokenSettings) -> None:
+    Args:
+        library: The model.
+        task: Of the role.
+        prompt: Put before every text.
+        settings: Shared with the other role.
+        other: The other role, whose weights are used again where the modules are the same.
+    """
+
+    def __init__(
+        self, library: Any, task: Task, prompt: str, settings: TokenSettings, other: Role | None = None
+    ) -> None:
         self.task, self.prompt, self._library, self._lock = task, prompt, library, settings.lock
+        self._device = settings.device
         self._module = _input_module(library, task)
         self.tokenizer = tokenizer_of(self._module, settings.name)
         self.side = str(getattr(self._module.tokenizer, "padding_side", "right"))
@@ -128,17 +140,30 @@ class Role:
         self._begin: IntArray = np.array([] if bare else self.tokenizer.prefix, dtype=np.int32)
         self._end: IntArray = np.array([] if bare else self.tokenizer.suffix, dtype=np.int32)
         self._takes_ids = self._accepts_own_ids()
+        self._packed = self._packed_if_equal(other) if self._takes_ids else None
+        self.batches.padded = self._packed is None
+
+    @property
+    def is_unpadded(self) -> bool:
+        """Whether texts are run end to end, without padding."""
+        return self._packed is not None
 
     def sequences(self, texts: Sequence[str]) -> list[IntArray]:
         """Full id sequences, prompt and special tokens included and nothing truncated."""
         rows = self.tokenizer.tokenize([self.prompt + text for text in texts])
         return [np.concatenate([self._begin, row, self._end]) for row in rows]
 
-    def features(self, rows: Sequence[IntArray], texts: Sequence[str]) -> dict[str, Any]:
-        """What the first module reads: ours where that is the same, else what the library makes of the texts."""
-        if not self._takes_ids:
-            return self._librarys_own(texts)
-        return self._own(rows)
+    def output(self, rows: Sequence[IntArray], texts: Sequence[str]) -> dict[str, Any]:
+        """What the last module gives for a batch, on the device."""
+        if self._packed is not None:
+            return self._packed([cut_row(row, self.limit, len(self._end)) for row in rows])
+        return self._run(self._own(rows) if self._takes_ids else self._librarys_own(texts))
+
+    def _run(self, features: dict[str, Any]) -> dict[str, Any]:
+        """The library's own forward."""
+        moved = {key: value.to(self._device) if hasattr(value, "to") else value for key, value in features.items()}
+        with torch.inference_mode():
+            return dict(self._library(moved, task=self.task))
 
     def _own(self, rows: Sequence[IntArray]) -> dict[str, Any]:
         width = self.batches.width(max(len(row) for row in rows))
@@ -164,6 +189,27 @@ class Role:
             return False
         keys = ("input_ids", "attention_mask")
         return all(same_but_padding(theirs[key].cpu(), ours[key], ours["attention_mask"]) for key in keys)
+
+
+    def _packed_if_equal(self, other: Role | None) -> PackedModules | None:
+        """The modules without padding, if they give the same of `PROBES`."""
+        packed: PackedModules | None
+        if other is not None and other._packed is not None and other._module is self._module:
+            packed = other._packed.for_task(self.task)
+        else:
+            packed = packed_modules(list(_modules(self._library, self.task)), self._device, self.task)
+        if packed is None:
+            return None
+        rows = self.sequences(PROBES)
+        ours, theirs = (_compared(output) for output in (packed(rows), self._run(self._own(rows))))
+        return packed if agree(ours, theirs) else None
+
+
+def _compared(output: dict[str, Any]) -> torch.Tensor:
+    """A row for each text, or for each token that counts."""
+    if "sentence_embedding" in output:
+        return torch.as_tensor(output["sentence_embedding"])
+    return torch.as_tensor(output["token_embeddings"][output["attention_mask"].bool()])
 
 
 def load_library(kind: type[Any], name: str, device: str) -> Any:

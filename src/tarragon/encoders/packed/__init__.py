@@ -10,7 +10,7 @@ On the CPU in single precision the weights are laid out once for oneDNN (`linear
 multiplies 2.3 times as fast as the library that torch asks by default (475 against 205 GFLOP/s on two cores).
 """
 
-from tarragon.encoders.packed.choosing import packed_classifier, packed_masked_lm, packed_model
+from tarragon.encoders.packed.choosing import Forward, packed_classifier, packed_masked_lm, packed_model
 from tarragon.encoders.packed.layout import Packed, pack
 
-__all__ = ["Packed", "pack", "packed_classifier", "packed_masked_lm", "packed_model"]
+__all__ = ["Forward", "Packed", "pack", "packed_classifier", "packed_masked_lm", "packed_model"]

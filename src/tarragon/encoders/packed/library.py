@@ -9,6 +9,7 @@ are made and pooled a text at a time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -41,18 +42,22 @@ class PackedModules:
     """
 
     def __init__(self, transformer: Forward, rest: Sequence[Any], device: str, task: str | None) -> None:
-        self._transformer, self._rest, self._device = transformer, rest, device
-        self._settings = [
-            {"task": task} if "task" in getattr(module, "forward_kwargs", ()) else {} for module in self._rest
-        ]
+        self._transformer, self._rest, self._device, self._task = transformer, rest, device, task
+
+    def for_task(self, task: str) -> PackedModules:
+        """The same modules, told of another task; the weights are shared."""
+        other = copy(self)
+        other._task = task
+        return other
 
     def __call__(self, rows: Sequence[IntArray], types: Sequence[IntArray] | None = None) -> dict[str, Any]:
         """The features behind the last module, for rows that the model can take, special tokens included."""
         with torch.inference_mode():
             packed = pack([row if len(row) else _NOTHING for row in rows], self._device, types)
             features = self._features(packed)
-            for module, settings in zip(self._rest, self._settings, strict=True):
-                features = module(features, **settings)
+            for module in self._rest:
+                asks = "task" in getattr(module, "forward_kwargs", ())
+                features = module(features, task=self._task) if asks else module(features)
         return features
 
     def _features(self, packed: Packed) -> dict[str, Any]:
