@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from tarragon.encoders.joint import JointEncoder
 from tarragon.encoders.joint_spaces import Facet, Memo
+from tarragon.encoders.packed import Packed
 from tarragon.encoders.side_loading import load_joint, load_late, load_sparse
 from tarragon.errors import ModelNotFound
 from tarragon.identity import fingerprint
@@ -40,14 +40,18 @@ def joint(folder: Path) -> JointEncoder:
 
 
 @pytest.fixture
-def forwards(joint: JointEncoder) -> Iterator[list[int]]:
+def forwards(joint: JointEncoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Texts of each forward of the transformer."""
     sizes: list[int] = []
-    hook = joint._model.register_forward_pre_hook(
-        lambda _, __, given: sizes.append(len(given["input_ids"])), with_kwargs=True
-    )
-    yield sizes
-    hook.remove()
+    packed = joint._packed
+    assert packed is not None
+
+    def counted(batch: Packed) -> torch.Tensor:
+        sizes.append(len(batch.lengths))
+        return packed(batch)
+
+    monkeypatch.setattr(joint, "_packed", counted)
+    return sizes
 
 
 def inputs(texts: list[str]) -> list[EncoderInput]:

@@ -15,9 +15,9 @@ from sentence_transformers import SparseEncoder
 from tiny_models import CORPUS, SYNONYMS, tiny_colbert, tiny_inference_free, tiny_splade, trained_splade
 
 from tarragon.encoders.bundled import bundled_model_path
-from tarragon.encoders.side_loading import load_sparse
 from tarragon.encoders.packed import Packed
 from tarragon.encoders.packed.bert import PackedBert
+from tarragon.encoders.side_loading import load_sparse
 from tarragon.encoders.side_model import Role, SideModel
 from tarragon.encoders.sparse import SparseTransformerEncoder, top_terms
 from tarragon.encoders.token_batches import TokenBatches

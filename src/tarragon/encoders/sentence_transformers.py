@@ -38,7 +38,7 @@ from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, cu
 from tarragon.errors import ModelNotFound
 from tarragon.protocols import Embeddings, EncoderInput
 from tarragon.recipe import BUNDLED
-from tarragon.types import FloatArray, IntArray
+from tarragon.types import IntArray
 
 BEHAVIOUR_REVISION = 1
 """Raised when this file changes the vectors it makes."""

@@ -190,7 +190,6 @@ class Role:
         keys = ("input_ids", "attention_mask")
         return all(same_but_padding(theirs[key].cpu(), ours[key], ours["attention_mask"]) for key in keys)
 
-
     def _packed_if_equal(self, other: Role | None) -> PackedModules | None:
         """The modules without padding, if they give the same of `PROBES`."""
         packed: PackedModules | None

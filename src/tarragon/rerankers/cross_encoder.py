@@ -202,7 +202,9 @@ class SentenceTransformerReranker:
         if packed is None:
             return None
         assert self._pairs is not None
-        pairs = [self._pairs.pairs(self._prompt + query, [passage])[0] for query, passage in probes(min(self._limit, 64))]
+        pairs = [
+            self._pairs.pairs(self._prompt + query, [passage])[0] for query, passage in probes(min(self._limit, 64))
+        ]
         types = [pair.types for pair in pairs] if "token_type_ids" in self._feature_names else None
         ours, theirs = packed([pair.ids for pair in pairs], types)["scores"], self._forward(self._features(pairs))
         if not agree(ours.flatten().unsqueeze(0), theirs.flatten().unsqueeze(0)):  # as one vector of all logits

@@ -1,8 +1,8 @@
 """Attention within each text of a packed batch.
 
-On CUDA in half precision one call of torch's variable-length attention. Elsewhere one call for each run of neighbours of
-equal length; batches are sorted by length, so that runs are long where texts are short, and a call costs little beside
-the arithmetic of a long text.
+On CUDA in half precision one call of torch's variable-length attention. Elsewhere one call for each run of neighbours
+of equal length; batches are sorted by length, so that runs are long where texts are short, and a call costs little
+beside the arithmetic of a long text.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def attend(
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     made = query.new_empty(query.shape)
     for run in packed.runs():
-        parts = (run.view(part).transpose(1, 2) for part in (query, key, value))
-        run.view(made).copy_(_within(*parts, run, reach).transpose(1, 2))
+        within = _within(*(run.view(part).transpose(1, 2) for part in (query, key, value)), run=run, reach=reach)
+        run.view(made).copy_(within.transpose(1, 2))
     return made.flatten(1)
 
 
@@ -60,13 +60,12 @@ def _variable_length(
 
     offsets, longest = packed.offsets, packed.longest
     gqa = query.shape[1] != key.shape[1]
-    made: torch.Tensor = varlen_attn(
-        query, key, value, offsets, offsets, longest, longest, window_size=tuple(reach), enable_gqa=gqa
-    )
+    made = varlen_attn(query, key, value, offsets, offsets, longest, longest, window_size=reach, enable_gqa=gqa)
+    assert isinstance(made, torch.Tensor)  # the sums of exponentials are not asked for
     return made
 
 
-def _within(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, run: Run, reach: Reach) -> torch.Tensor:
+def _within(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, run: Run, reach: Reach) -> torch.Tensor:
     """Of one run, shape ``(texts, heads, length, dimensions)``."""
     sees_back = reach.before < 0 or reach.before >= run.length - 1
     sees_on = reach.after < 0 or reach.after >= run.length - 1

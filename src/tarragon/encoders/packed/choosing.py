@@ -46,7 +46,12 @@ def packed_masked_lm(model: Any) -> tuple[Forward, Apply] | None:
 
 def _transformer(model: Any) -> Forward:
     family = str(getattr(getattr(model, "config", None), "model_type", ""))
-    if family in FAMILIES and type(model).__name__ in ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel"):
+    if family in FAMILIES and type(model).__name__ in (
+        "BertModel",
+        "RobertaModel",
+        "XLMRobertaModel",
+        "CamembertModel",
+    ):
         return PackedBert(model)
     if type(model).__name__ == "ModernBertModel":
         return PackedModernBert(model)

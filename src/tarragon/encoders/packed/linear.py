@@ -19,7 +19,7 @@ _FUSED = {"gelu": ("gelu", "none"), "relu": ("relu", "")}
 """Activations that oneDNN applies while a result is in the cache, by their names in model configurations."""
 
 
-class Unpackable(Exception):  # noqa: N818 # a verdict on a model, caught where models are chosen
+class Unpackable(Exception):  # a verdict on a model, caught where models are chosen
     """A model has something that the packed forward does not know."""
 
 

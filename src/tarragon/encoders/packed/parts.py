@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from tarragon.encoders.packed.linear import Apply, Unpackable, linear
 from tarragon.encoders.packed.layout import Packed
+from tarragon.encoders.packed.linear import Apply, Unpackable, linear
 
 
 class Norm:
