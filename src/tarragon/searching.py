@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -16,10 +15,11 @@ import numpy as np
 from tarragon.diversity import at_most_per_document, mmr
 from tarragon.filters import Filter, has_where, matches
 from tarragon.fusion import fuse, ranking
-from tarragon.protocols import DenseEncoder, DocumentRecord, LegScores, OpenVersion, SearchRequest, ServedChunk, Store
+from tarragon.protocols import DenseEncoder, DocumentRecord, LegScores, OpenVersion, SearchRequest, Store
 from tarragon.recipe import SearchRecipe
 from tarragon.requests import build_request, candidates, depth_of, is_cut, twice_as_deep
 from tarragon.reranking import Step, rerank
+from tarragon.serving import current_payload, hit_of
 from tarragon.statistics import Spread
 from tarragon.tracing import Trace
 from tarragon.types import FloatArray, Hit
@@ -220,35 +220,3 @@ def _serve(
                 hit = hit_of(id_, score, current, version.record.name)
                 found.append(Found(hit, chunk.record, current["content"]))
     return found, refused, passed_over
-
-
-def passes(version: OpenVersion, chunk: UUID, filter: Filter | None) -> bool:
-    """Whether a chunk is served, and its document's metadata pass."""
-    payload = version.store.payloads([chunk]).get(chunk)
-    served = version.ledger.served([chunk]).get(chunk)
-    current = None if payload is None or served is None else current_payload(payload, served)
-    return current is not None and (filter is None or matches(filter, current["metadata"]))
-
-
-def current_payload(payload: Mapping[str, Any], chunk: ServedChunk) -> Mapping[str, Any] | None:
-    """The payload that the ledger wants served; None if it was replaced after it was read."""
-    if payload.get("digest") == chunk.payload.hex():
-        return payload
-    return {**payload, **chunk.pending} if chunk.pending is not None else None
-
-
-def hit_of(id_: UUID, score: float, payload: Mapping[str, Any], version: str) -> Hit:
-    """A stored chunk as a hit."""
-    return Hit(
-        document_id=payload["document_id"],
-        chunk_id=str(id_),
-        text=payload["content"][payload["offset"] :],
-        start=payload["start"],
-        end=payload["end"],
-        heading=tuple(payload["heading"]),
-        metadata=payload["metadata"],
-        score=score,
-        version=version,
-        previous=payload.get("previous") or None,
-        next=payload.get("next") or None,
-    )
