@@ -395,6 +395,27 @@ def test_an_answer_without_hits_has_a_receipt_too(index: Index) -> None:
     assert any("min_score" in problem for problem in hits.receipt.degraded), "a small index has no statistics"
 
 
+def test_without_statistics_a_threshold_can_drop_what_answers_and_pass_what_does_not(tmp_path: Path) -> None:
+    query, same = "rotate the key", "swap your secret"
+
+    class Meanings(WordEncoder):
+        """For which two texts say the same."""
+
+        def encode_queries(self, texts: Sequence[str], prompt: str | None = None) -> Any:
+            return super().encode_queries([same if text == query else text for text in texts], prompt)
+
+    with Index.open(tmp_path / "i", encoder=Meanings()) as small:
+        small.sync([Document("same", same), Document("other", "lunch"), Document("third", "walls")])
+        answer, *_ = small.search(query, 3)
+        assert (answer.document_id, answer.score) == ("same", pytest.approx(3.3))
+        dropped = small.search(query, 3, recipe=SearchRecipe(min_score=4.5))
+        assert dropped == []
+        assert "drop what says it in other words" in dropped.receipt.degraded[0]
+        passed = small.search("nothing of that", 3, mode="dense", recipe=SearchRecipe(min_score=4.5))
+        assert len(passed) == 1
+        assert "pass what is not relevant" in passed.receipt.degraded[0]
+
+
 class Judge:
     """Likes passages that are marked as good."""
 
