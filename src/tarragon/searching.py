@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -116,9 +116,16 @@ def _retrieve(
     limit: int | None,
     trace: Trace,
 ) -> list[Found]:
-    """The best that are served, at most ``limit`` of a document; from as deep as it takes."""
+    """The best that are served, at most ``limit`` of a document; from as deep as it takes.
+
+    A document that was rewritten after the store was asked, whole, and kept some chunks, is complete in its new state
+    only if the store is asked again. That is found out where the ledger was changed meanwhile: the store is asked until
+    each document that is found has the state that it had before.
+    """
     refused: set[UUID] = set()
+    known: dict[str, bytes | None] = {}
     while True:
+        before = version.ledger.revision()
         with trace.stage("legs") as said:
             legs = candidates(version.store, request)
             said.append(len(legs.dense or legs.lexical or legs.sparse or {}))
@@ -131,9 +138,15 @@ def _retrieve(
             said.append(len(found))
         if len(found) < wanted and (now or passed_over) and is_cut(legs, request):
             request = twice_as_deep(request)
-        elif now <= refused:
+        elif now <= refused and (before == version.ledger.revision() or _have_rested(found, known)):
             return found
         refused |= now
+        known = {one.record.document_id: one.record.state for one in found}
+
+
+def _have_rested(found: Sequence[Found], known: Mapping[str, bytes | None]) -> bool:
+    """Whether all are of the states that were known before the store was asked."""
+    return all(known.get(one.record.document_id) == one.record.state for one in found)
 
 
 def _ranked(
