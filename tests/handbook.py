@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 from tarragon import Index
-from tarragon.protocols import OpenVersion
+from tarragon.protocols import Ledger, OpenVersion, Store
 
 HANDBOOK = {
     "keys.md": """# Signing keys
@@ -37,6 +41,32 @@ def version_of(index: Index) -> OpenVersion:
     """The serving version's store and ledger, for looking behind the door."""
     with index._opened.reading() as version:
         return version
+
+
+@dataclass
+class Interrupted:
+    """A version with something that happens after each of the first readings of its store."""
+
+    version: OpenVersion
+    events: list[Callable[[], object]]
+
+    @property
+    def record(self) -> Any:
+        return self.version.record
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.version.ledger
+
+    @property
+    def store(self) -> Store:
+        return self  # type: ignore[return-value]
+
+    def payloads(self, ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, Any]]:
+        found = self.version.store.payloads(ids)
+        if self.events:
+            self.events.pop(0)()
+        return found
 
 
 def write(path: Path, text: str | bytes) -> Path:

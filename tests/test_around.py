@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from handbook import HANDBOOK, version_of
+from handbook import HANDBOOK, Interrupted, version_of
 
 from tarragon import Document, Hit, Index
 from tarragon.around import GAP, DocumentHits, Passage, by_document, neighbours, section
 from tarragon.chunking import Chunker
 from tarragon.errors import InvalidInput
 from tarragon.planning import WantedChunk, wanted_chunks
-from tarragon.protocols import ChunkRecord, DocumentWrite, Ledger, OpenVersion, Store, StoredChunk
+from tarragon.protocols import ChunkRecord, DocumentWrite, OpenVersion, StoredChunk
 from tarragon.recipe import IndexRecipe
 from tarragon.testing import WordEncoder
 from tarragon.types import Chunk
@@ -208,32 +207,6 @@ def test_a_document_that_is_being_deleted_is_served_no_more(guide: Index) -> Non
     version, hits = version_of(guide), hits_of(GUIDE)
     version.ledger.intend_deletion(["guide.md"])
     assert neighbours(version, hits[0].chunk_id) is None
-
-
-@dataclass
-class Interrupted:
-    """A version with something that happens after each of the first readings of its store."""
-
-    version: OpenVersion
-    events: list[Callable[[], object]]
-
-    @property
-    def record(self) -> Any:
-        return self.version.record
-
-    @property
-    def ledger(self) -> Ledger:
-        return self.version.ledger
-
-    @property
-    def store(self) -> Store:
-        return self  # type: ignore[return-value]
-
-    def payloads(self, ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, Any]]:
-        found = self.version.store.payloads(ids)
-        if self.events:
-            self.events.pop(0)()
-        return found
 
 
 SHORTER = GUIDE[: GUIDE.index("## Backups")]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tarragon.chunking import Chunker, chunker_identity
+from tarragon.chunking import Chunker, chunker_identity, whole_text
 from tarragon.chunking.blocks import Block
 from tarragon.chunking.markdown import parse_markdown
 from tarragon.chunking.packing import CHARACTERS_PER_TOKEN
@@ -169,6 +169,7 @@ def test_what_is_whole_is_one_chunk_whatever_its_length(tokenizer: FastTokenizer
         assert chunk.text == text.strip()
         assert text[chunk.start : chunk.end] == chunk.text
         assert chunk.embed_text == (f"{context}\n{chunk.text}" if context else chunk.text)
+        assert chunk.embed_text == whole_text(Document("b", text, context=f" {context}\n"))
         assert chunk.token_ids is not None
         assert chunk.token_ids.tolist() == tokenizer.tokenize([chunk.embed_text])[0].tolist()
     assert Chunker(tokenizer, 16).chunk([(Document("a", " \n "), "whole")]) == [[]]

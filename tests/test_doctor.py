@@ -26,7 +26,6 @@ from tarragon.protocols import (
     Embeddings,
     LegScores,
     SearchRequest,
-    SparseEmbeddings,
     StoredChunk,
 )
 from tarragon.recipe import RerankStep
@@ -34,8 +33,8 @@ from tarragon.sides import prefix_space, shorten
 from tarragon.statistics import fit
 from tarragon.store import edge
 from tarragon.symptoms import judge_device, judge_unindexed
-from tarragon.testing import WordEncoder
-from tarragon.types import FloatArray, SparseVector
+from tarragon.testing import SparseWordEncoder, WordEncoder
+from tarragon.types import FloatArray
 
 SYLLABLES = ["ka", "mor", "sat", "tun", "riv", "pol", "gem", "dex", "lun", "bri", "vos", "nif"]
 VOCABULARY = [first + second + third for first in SYLLABLES for second in SYLLABLES for third in ("dal", "zop")]
@@ -244,21 +243,8 @@ def test_a_narrow_space_is_measured_as_all_pairs_would_tell(tmp_path: Path) -> N
         assert ill(look(index, recipe=SearchRecipe(fusion="calibrated"))) == {"anisotropy": "note"}
 
 
-class WordWeights:
-    """A sparse encoder: how often each word of a text occurs."""
-
-    name, device, identity = "counts", "cpu", {"kind": "counts"}
-
-    def encode_documents(self, texts: Sequence[str]) -> SparseEmbeddings:
-        rows = [np.unique([sum(word.encode()) for word in text.split()], return_counts=True) for text in texts]
-        made = [SparseVector(ids.astype(np.int32), counts.astype(np.float32)) for ids, counts in rows]
-        return SparseEmbeddings(made, 0, 0)
-
-    encode_queries = encode_documents
-
-
 def test_chunks_that_a_space_lacks_are_counted(tmp_path: Path) -> None:
-    with Index.open(tmp_path / "i", encoder=WordEncoder(), sparse_encoder=WordWeights()) as index:
+    with Index.open(tmp_path / "i", encoder=WordEncoder(), sparse_encoder=SparseWordEncoder()) as index:
         index.sync(corpus())
         assert ill(look(index)) == {}
         version_of(index).store.upsert([stored(index, place) for place in range(3)])  # without their sparse vectors

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_retriever import Terms, Tokens
 
 from tarragon import Document, Index, RerankStep, Retriever, SearchRecipe
 from tarragon.errors import RerankingFailed
 from tarragon.observing import RankedPassage, observed_by
 from tarragon.protocols import RerankScores
-from tarragon.testing import WordEncoder
+from tarragon.testing import LateWordEncoder, SparseWordEncoder, WordEncoder
 from tarragon.types import DenseQuery
 
 QUESTION = "rotate the signing key"
@@ -66,7 +65,9 @@ class Notes:
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
     path = tmp_path / "a.tarragon"
-    with Index.open(path, encoder=WordEncoder(), sparse_encoder=Terms(), late_encoder=Tokens()) as opened:
+    with Index.open(
+        path, encoder=WordEncoder(), sparse_encoder=SparseWordEncoder(), late_encoder=LateWordEncoder()
+    ) as opened:
         opened.sync([Document(str(n), f"{QUESTION} {'more ' * n}") for n in range(6)], progress=False)
         yield opened
 
@@ -80,8 +81,8 @@ def test_each_model_once(index: Index) -> None:
     assert seen == plain
     assert notes.seen == [
         ("dense", "words", (QUESTION,), 1),
-        ("sparse", "terms", (QUESTION,), 1),
-        ("late", "tokens", (QUESTION,), 1),
+        ("sparse", "sparse words", (QUESTION,), 1),
+        ("late", "late words", (QUESTION,), 1),
         ("lengths", QUESTION, 5, 5),
         ("broken", QUESTION, 3, None),
     ]

@@ -19,50 +19,15 @@ from tarragon import Document, Hit, Index, IndexRecipe, SearchRecipe
 from tarragon.errors import InvalidRecipe, RerankingFailed
 from tarragon.fusion import fuse
 from tarragon.interaction import maxsim
-from tarragon.protocols import LateEmbeddings, LegScores, RerankScores, SparseEmbeddings
+from tarragon.protocols import LegScores, RerankScores
 from tarragon.receipts import Explanation, Hits, Place, Receipt
 from tarragon.recipe import RerankStep
 from tarragon.searching import TruncatedQuery
-from tarragon.testing import WordEncoder, WordTokenizer
-from tarragon.types import SparseVector
+from tarragon.testing import LateWordEncoder, SparseWordEncoder, WordEncoder
 
 QUERY = "w3 w7 w1"
 PLAIN = SearchRecipe(fusion="dbsf")
 CHUNKS = 60
-
-
-class Terms:
-    """A sparse encoder without a model: each word weighs as often as it is there, up to eight words."""
-
-    name, device = "terms", "cpu"
-    identity = {"kind": "terms"}  # noqa: RUF012
-
-    def encode_documents(self, texts: Sequence[str]) -> SparseEmbeddings:
-        return self._encode(texts, 1_000)
-
-    def encode_queries(self, texts: Sequence[str]) -> SparseEmbeddings:
-        return self._encode(texts, 8)
-
-    def _encode(self, texts: Sequence[str], most: int) -> SparseEmbeddings:
-        rows, cut = [], 0
-        for ids in WordTokenizer().tokenize(texts):
-            terms, counts = np.unique(ids[:most], return_counts=True)
-            rows.append(SparseVector(terms.astype(np.int32), counts.astype(np.float32)))
-            cut += len(ids[most:])
-        return SparseEmbeddings(rows, 0, cut)
-
-
-class Tokens:
-    """A late-interaction encoder without a model: a vector a word."""
-
-    name, device, dimensions = "tokens", "cpu", 16
-    identity = {"kind": "tokens"}  # noqa: RUF012
-
-    def encode_documents(self, texts: Sequence[str]) -> LateEmbeddings:
-        words = WordEncoder(16)
-        return LateEmbeddings([words.encode_queries(text.split() or ["."]).vectors for text in texts], 0, 0)
-
-    encode_queries = encode_documents
 
 
 class Reversed:
@@ -91,7 +56,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    sides: Any = {"sparse_encoder": Terms(), "late_encoder": Tokens()}
+    sides: Any = {"sparse_encoder": SparseWordEncoder(query_tokens=8), "late_encoder": LateWordEncoder()}
     recipe = IndexRecipe(chunking="whole", language="neutral")
     encoder = WordEncoder(max_tokens=40)
     with Index.open(tmp_path_factory.mktemp("receipts") / "i", recipe=recipe, encoder=encoder, **sides) as opened:
@@ -304,7 +269,7 @@ class Truth:
         rows = dense.encode_queries(list(self.texts.values())).vectors
         self.dense = {id_: float(row @ asked) for id_, row in zip(self.texts, rows, strict=True) if id_ in allowed}
         self.sparse = {id_: float(sum(self.texts[id_].split().count(word) for word in words)) for id_ in allowed}
-        tokens = Tokens().encode_documents([query, *self.texts.values()]).vectors
+        tokens = LateWordEncoder().encode_documents([query, *self.texts.values()]).vectors
         late = zip(self.texts, tokens[1:], strict=True)
         self.late = {id_: maxsim(tokens[0], rows) for id_, rows in late if id_ in allowed}
         self.lexical = {id_: round(score, 4) for id_, score in self.bm25(words).items() if id_ in allowed}
@@ -428,6 +393,27 @@ def test_an_answer_without_hits_has_a_receipt_too(index: Index) -> None:
     assert hits.receipt.version == "v1"
     assert [stage.name for stage in hits.receipt.stages][:3] == ["embed", "legs", "fuse"]
     assert any("min_score" in problem for problem in hits.receipt.degraded), "a small index has no statistics"
+
+
+def test_without_statistics_a_threshold_can_drop_what_answers_and_pass_what_does_not(tmp_path: Path) -> None:
+    query, same = "rotate the key", "swap your secret"
+
+    class Meanings(WordEncoder):
+        """For which two texts say the same."""
+
+        def encode_queries(self, texts: Sequence[str], prompt: str | None = None) -> Any:
+            return super().encode_queries([same if text == query else text for text in texts], prompt)
+
+    with Index.open(tmp_path / "i", encoder=Meanings()) as small:
+        small.sync([Document("same", same), Document("other", "lunch"), Document("third", "walls")])
+        answer, *_ = small.search(query, 3)
+        assert (answer.document_id, answer.score) == ("same", pytest.approx(3.3))
+        dropped = small.search(query, 3, recipe=SearchRecipe(min_score=4.5))
+        assert dropped == []
+        assert "drop what says it in other words" in dropped.receipt.degraded[0]
+        passed = small.search("nothing of that", 3, mode="dense", recipe=SearchRecipe(min_score=4.5))
+        assert len(passed) == 1
+        assert "pass what is not relevant" in passed.receipt.degraded[0]
 
 
 class Judge:

@@ -17,11 +17,10 @@ import pytest
 
 from tarragon import Document, Index, SearchRecipe
 from tarragon.errors import InvalidFilter, InvalidInput
-from tarragon.protocols import Embeddings, LateEmbeddings, SparseEmbeddings
+from tarragon.protocols import Embeddings
 from tarragon.receipts import Hits
 from tarragon.retriever import Retriever
-from tarragon.testing import WordEncoder, WordTokenizer
-from tarragon.types import SparseVector
+from tarragon.testing import LateWordEncoder, SparseWordEncoder, WordEncoder
 
 TENANTS = ("acme", "globex", "initech")
 QUESTION = "rotate the signing key"
@@ -41,35 +40,6 @@ class Words(WordEncoder):
         return super().encode_queries(texts, prompt)
 
 
-class Terms:
-    """A sparse encoder without a model: each word weighs what its length says."""
-
-    name, device = "terms", "cpu"
-    identity = {"kind": "terms"}  # noqa: RUF012
-
-    def encode_documents(self, texts: Sequence[str]) -> SparseEmbeddings:
-        rows = []
-        for ids in WordTokenizer().tokenize(texts):
-            terms, counts = np.unique(ids, return_counts=True)
-            rows.append(SparseVector(terms.astype(np.int32), counts.astype(np.float32)))
-        return SparseEmbeddings(rows, 0, 0)
-
-    encode_queries = encode_documents
-
-
-class Tokens:
-    """A late-interaction encoder without a model: each word has the vector that a dense encoder gives it."""
-
-    name, device, dimensions = "tokens", "cpu", 16
-    identity = {"kind": "tokens"}  # noqa: RUF012
-
-    def encode_documents(self, texts: Sequence[str]) -> LateEmbeddings:
-        words = WordEncoder(16)
-        return LateEmbeddings([words.encode_queries(text.split() or ["."]).vectors for text in texts], 0, 0)
-
-    encode_queries = encode_documents
-
-
 def documents() -> list[Document]:
     """Each tenant has the same texts, so that nothing but the scope can tell them apart."""
     texts = {"keys": "how to rotate the signing key", "backup": "restore a backup of the signing key", "food": "lunch"}
@@ -87,7 +57,7 @@ def encoder() -> Words:
 
 @pytest.fixture
 def index(tmp_path: Path, encoder: Words) -> Iterator[Index]:
-    sides: Any = {"sparse_encoder": Terms(), "late_encoder": Tokens()}
+    sides: Any = {"sparse_encoder": SparseWordEncoder(), "late_encoder": LateWordEncoder()}
     with Index.open(tmp_path / "i", encoder=encoder, **sides) as opened:
         opened.sync(documents())
         encoder.asked.clear()

@@ -161,7 +161,8 @@ class _Run:
         request = asked.request(k, question.filter, settings)
         if settings.min_score is not None and request.dense is not None and asked.spread is None:
             trace.degraded.append(
-                f"min_score: the index has no statistics, which {FEWEST} chunks make; it passes all near ones"
+                f"min_score: the index has no statistics, which {FEWEST} chunks make, and scores only compare the "
+                "candidates with one another: it can pass what is not relevant, and drop what says it in other words"
             )
         find = partial(
             search,

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from tarragon.errors import InvalidInput
 from tarragon.protocols import OpenVersion
-from tarragon.searching import current_payload
+from tarragon.serving import served_document
 from tarragon.types import Hit
 
 MOST_CHARACTERS = 8_000
@@ -23,9 +23,6 @@ MOST_CHARACTERS = 8_000
 
 GAP = "\n\n"
 """Stands for the white space between two chunks, which is not stored, and for anything that is missing there."""
-
-_PAGE = 500
-"""Chunks looked up at once; SQLite takes 999 values in a query, or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +140,6 @@ class _Piece:
     heading: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What was seen of a document.
-
-    Attributes:
-        states: Of the document, while it was read; with more than one the pieces are a mixture.
-        pieces: In the order of the text.
-        replaced: Chunks whose payload was replaced while it was read, or is lost.
-    """
-
-    states: frozenset[bytes | None] = frozenset()
-    pieces: tuple[_Piece, ...] = ()
-    replaced: frozenset[UUID] = frozenset()
-
-
 def _parsed(chunk_id: str) -> UUID:
     try:
         return UUID(chunk_id)
@@ -166,37 +148,16 @@ def _parsed(chunk_id: str) -> UUID:
 
 
 def _document(version: OpenVersion, chunk: UUID) -> tuple[Sequence[_Piece], int | None]:
-    """All chunks of a chunk's document, and its place among them; None if it is not served.
+    """All chunks of a chunk's document, in the order of the text, and its place among them; None if it is not served.
 
-    A document that is rewritten meanwhile is read again, until it rests. What is the same the second time stays so.
+    They are of one state, see `tarragon.serving.served_document`.
     """
-    former = None
-    look = _look(version, chunk)
-    while len(look.states) > 1 or (look.replaced and look != former):
-        former, look = look, _look(version, chunk)
-    return look.pieces, next((place for place, piece in enumerate(look.pieces) if piece.id == chunk), None)
-
-
-def _look(version: OpenVersion, chunk: UUID) -> _Look:
     found = version.ledger.served([chunk]).get(chunk)
     if found is None:
-        return _Look()
-    ids = [record.id for record in version.ledger.chunks(found.record.document_id)]
-    states = {found.record.state}
-    pieces: list[_Piece] = []
-    replaced: set[UUID] = set()
-    for start in range(0, len(ids), _PAGE):
-        page = ids[start : start + _PAGE]
-        payloads = version.store.payloads(page)
-        for id_, served in version.ledger.served(page).items():  # after the payloads, as in a search
-            states.add(served.record.state)
-            payload = payloads.get(id_)
-            if payload is None or (current := current_payload(payload, served)) is None:
-                replaced.add(id_)
-            else:
-                pieces.append(_piece(id_, current))
+        return (), None
+    pieces = [_piece(id_, payload) for id_, payload in served_document(version, found.record.document_id).items()]
     pieces.sort(key=lambda piece: (piece.start, piece.end, piece.id.int))
-    return _Look(frozenset(states), tuple(pieces), frozenset(replaced))
+    return pieces, next((place for place, piece in enumerate(pieces) if piece.id == chunk), None)
 
 
 def _piece(id_: UUID, payload: Any) -> _Piece:

@@ -13,7 +13,8 @@ from tarragon.asking import Asker
 from tarragon.filters import Filter, matches
 from tarragon.protocols import DocumentRecord, LexicalLeg, OpenVersion, SearchRequest, SideSpace
 from tarragon.recipe import SearchRecipe
-from tarragon.searching import Found, passes, search
+from tarragon.searching import Found, search
+from tarragon.serving import passes
 from tarragon.session import Session
 from tarragon.tracing import Trace
 from tarragon.types import SparseVector

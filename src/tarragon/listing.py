@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-from uuid import UUID
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tarragon.filters import Filter, matches
 from tarragon.protocols import DenseLeg, OpenVersion, SearchRequest
-from tarragon.searching import current_payload, hit_of
+from tarragon.serving import PAGE, hit_of, served_document
 from tarragon.types import Hit
-
-PAGE = 500
-"""Chunks looked up at once; SQLite takes 999 values in a query, or more."""
 
 
 def document_ids(version: OpenVersion) -> list[str]:
@@ -60,33 +55,12 @@ def pages(version: OpenVersion, ids: Sequence[str] | None, filter: Filter | None
 def passages(version: OpenVersion, ids: Sequence[str], filter: Filter | None) -> list[Hit]:
     """Every passage that is served of these documents, in the order of ``ids`` and of the text, with a score of 0.
 
-    A document that is rewritten meanwhile is read again, until it rests. Unknown ids are left out.
+    Each document is of one state, see `tarragon.serving.served_document`. Unknown ids are left out.
     """
     hits = []
     for id_ in ids:
-        served = _served(version, id_)
+        served = served_document(version, id_)
         kept = [payload for payload in served.items() if filter is None or matches(filter, payload[1]["metadata"])]
         kept.sort(key=lambda entry: (entry[1]["start"], entry[1]["end"], entry[0].int))
         hits += [hit_of(chunk, 0.0, payload, version.record.name) for chunk, payload in kept]
     return hits
-
-
-def _served(version: OpenVersion, document_id: str) -> dict[UUID, Mapping[str, Any]]:
-    """Payloads of a document's chunks, all of one state of it."""
-    while True:
-        ids = [record.id for record in version.ledger.chunks(document_id)]
-        found: dict[UUID, Mapping[str, Any]] = {}
-        states: set[bytes | None] = set()
-        replaced = 0
-        for start in range(0, len(ids), PAGE):
-            page = ids[start : start + PAGE]
-            payloads = version.store.payloads(page)
-            for id_, chunk in version.ledger.served(page).items():  # after the payloads, as in a search
-                states.add(chunk.record.state)
-                payload = payloads.get(id_)
-                current = None if payload is None else current_payload(payload, chunk)
-                replaced += payload is not None and current is None
-                if current is not None:
-                    found[id_] = current
-        if len(states) <= 1 and not replaced and ids == [record.id for record in version.ledger.chunks(document_id)]:
-            return found

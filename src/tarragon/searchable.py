@@ -16,7 +16,7 @@ from tarragon.filters import parse
 from tarragon.findings import Examination
 from tarragon.receipts import Hits
 from tarragon.recipe import Mode, SearchRecipe
-from tarragon.searching import passes
+from tarragon.serving import passes
 from tarragon.session import PATIENCE, Session
 from tarragon.sides import SAMPLE
 from tarragon.types import DenseQuery, FloatArray, Hit, OnStale

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -16,10 +15,11 @@ import numpy as np
 from tarragon.diversity import at_most_per_document, mmr
 from tarragon.filters import Filter, has_where, matches
 from tarragon.fusion import fuse, ranking
-from tarragon.protocols import DenseEncoder, DocumentRecord, LegScores, OpenVersion, SearchRequest, ServedChunk, Store
+from tarragon.protocols import DenseEncoder, DocumentRecord, LegScores, OpenVersion, SearchRequest, Store
 from tarragon.recipe import SearchRecipe
 from tarragon.requests import build_request, candidates, depth_of, is_cut, twice_as_deep
 from tarragon.reranking import Step, rerank
+from tarragon.serving import current_payload, hit_of
 from tarragon.statistics import Spread
 from tarragon.tracing import Trace
 from tarragon.types import FloatArray, Hit
@@ -116,9 +116,16 @@ def _retrieve(
     limit: int | None,
     trace: Trace,
 ) -> list[Found]:
-    """The best that are served, at most ``limit`` of a document; from as deep as it takes."""
+    """The best that are served, at most ``limit`` of a document; from as deep as it takes.
+
+    A document that was rewritten after the store was asked, whole, and kept some chunks, is complete in its new state
+    only if the store is asked again. That is found out where the ledger was changed meanwhile: the store is asked until
+    each document that is found has the state that it had before.
+    """
     refused: set[UUID] = set()
+    known: dict[str, bytes | None] = {}
     while True:
+        before = version.ledger.revision()
         with trace.stage("legs") as said:
             legs = candidates(version.store, request)
             said.append(len(legs.dense or legs.lexical or legs.sparse or {}))
@@ -131,9 +138,15 @@ def _retrieve(
             said.append(len(found))
         if len(found) < wanted and (now or passed_over) and is_cut(legs, request):
             request = twice_as_deep(request)
-        elif now <= refused:
+        elif now <= refused and (before == version.ledger.revision() or _have_rested(found, known)):
             return found
         refused |= now
+        known = {one.record.document_id: one.record.state for one in found}
+
+
+def _have_rested(found: Sequence[Found], known: Mapping[str, bytes | None]) -> bool:
+    """Whether all are of the states that were known before the store was asked."""
+    return all(known.get(one.record.document_id) == one.record.state for one in found)
 
 
 def _ranked(
@@ -220,35 +233,3 @@ def _serve(
                 hit = hit_of(id_, score, current, version.record.name)
                 found.append(Found(hit, chunk.record, current["content"]))
     return found, refused, passed_over
-
-
-def passes(version: OpenVersion, chunk: UUID, filter: Filter | None) -> bool:
-    """Whether a chunk is served, and its document's metadata pass."""
-    payload = version.store.payloads([chunk]).get(chunk)
-    served = version.ledger.served([chunk]).get(chunk)
-    current = None if payload is None or served is None else current_payload(payload, served)
-    return current is not None and (filter is None or matches(filter, current["metadata"]))
-
-
-def current_payload(payload: Mapping[str, Any], chunk: ServedChunk) -> Mapping[str, Any] | None:
-    """The payload that the ledger wants served; None if it was replaced after it was read."""
-    if payload.get("digest") == chunk.payload.hex():
-        return payload
-    return {**payload, **chunk.pending} if chunk.pending is not None else None
-
-
-def hit_of(id_: UUID, score: float, payload: Mapping[str, Any], version: str) -> Hit:
-    """A stored chunk as a hit."""
-    return Hit(
-        document_id=payload["document_id"],
-        chunk_id=str(id_),
-        text=payload["content"][payload["offset"] :],
-        start=payload["start"],
-        end=payload["end"],
-        heading=tuple(payload["heading"]),
-        metadata=payload["metadata"],
-        score=score,
-        version=version,
-        previous=payload.get("previous") or None,
-        next=payload.get("next") or None,
-    )

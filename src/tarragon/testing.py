@@ -1,4 +1,8 @@
-"""For tests of code that uses Tarragon: an encoder without a model, and a check for encoders of your own."""
+"""For tests of code that uses Tarragon: encoders without a model, and a check for encoders of your own.
+
+`WordEncoder` is a dense one, `SparseWordEncoder` a learned sparse one, `LateWordEncoder` one for late interaction. All
+see the words of a text and nothing else, so that a test can say what is found: texts that share words.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from hashlib import blake2b
 
 import numpy as np
 
-from tarragon.protocols import DenseEncoder, Embeddings, EncoderInput
-from tarragon.types import FloatArray, IntArray
+from tarragon.protocols import DenseEncoder, Embeddings, EncoderInput, LateEmbeddings, SparseEmbeddings
+from tarragon.types import FloatArray, IntArray, SparseVector
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -76,6 +80,77 @@ class WordEncoder:
             total += np.random.default_rng(int.from_bytes(seed, "little")).standard_normal(self.dimensions)
         unit: FloatArray = (total / np.linalg.norm(total)).astype(np.float32)
         return unit
+
+
+class SparseWordEncoder:
+    """A learned sparse model's place without a model: a word weighs as often as it stands in the text.
+
+    The score of two texts is the number of pairs of equal words. A text without words has an empty vector.
+
+    Args:
+        query_tokens: Words of a query beyond are not seen, but counted as truncated. Documents are seen whole.
+    """
+
+    name = "sparse words"
+    device = "cpu"
+
+    def __init__(self, *, query_tokens: int = 256) -> None:
+        self._query_tokens = query_tokens
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """See `tarragon.protocols.SparseEncoder`."""
+        return {"kind": "sparse words"}
+
+    def encode_documents(self, texts: Sequence[str]) -> SparseEmbeddings:
+        """See `tarragon.protocols.SparseEncoder`."""
+        return self._encode(texts, None)
+
+    def encode_queries(self, texts: Sequence[str]) -> SparseEmbeddings:
+        """See `tarragon.protocols.SparseEncoder`."""
+        return self._encode(texts, self._query_tokens)
+
+    def _encode(self, texts: Sequence[str], most: int | None) -> SparseEmbeddings:
+        rows = WordTokenizer().tokenize(texts)
+        seen = [row[:most] for row in rows]
+        used = sum(map(len, seen))
+        return SparseEmbeddings([_counts(row) for row in seen], used, sum(map(len, rows)) - used)
+
+
+class LateWordEncoder:
+    """A late-interaction model's place without a model: a vector a word, that which `WordEncoder` gives it alone.
+
+    A text without words has one vector, as an empty text has.
+
+    Args:
+        dimensions: Length of the vectors.
+    """
+
+    name = "late words"
+    device = "cpu"
+
+    def __init__(self, dimensions: int = 16) -> None:
+        self.dimensions = dimensions
+        self._words = WordEncoder(dimensions)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """See `tarragon.protocols.LateEncoder`."""
+        return {"kind": "late words", "dimensions": str(self.dimensions)}
+
+    def encode_documents(self, texts: Sequence[str]) -> LateEmbeddings:
+        """See `tarragon.protocols.LateEncoder`."""
+        made = [self._words.encode_queries(_WORD.findall(text) or [""]) for text in texts]
+        return LateEmbeddings([one.vectors for one in made], sum(one.tokens for one in made), 0)
+
+    def encode_queries(self, texts: Sequence[str]) -> LateEmbeddings:
+        """See `tarragon.protocols.LateEncoder`."""
+        return self.encode_documents(texts)
+
+
+def _counts(ids: IntArray) -> SparseVector:
+    terms, counts = np.unique(ids, return_counts=True)
+    return SparseVector(terms.astype(np.int32), counts.astype(np.float32))
 
 
 def _word_id(word: str) -> int:

@@ -58,6 +58,9 @@ def test_some_queries_are_drawn_by_a_fixed_seed_and_keep_their_order() -> None:
 def test_a_set_is_measured_through_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "FEWEST", 100)
     monkeypatch.setattr(requests, "FIRST_DEPTH", 20)
+    monkeypatch.setattr(
+        tuning, "DEPTHS", (1.0,)
+    )  # a deeper one finds all ten, and is now and then measured to be faster
     monkeypatch.setattr(prefix, "CHOSEN", 8)
     monkeypatch.setattr(prefix, "LENGTHS", (8, 16))
     monkeypatch.setattr(prefix, "CANDIDATES", 20)

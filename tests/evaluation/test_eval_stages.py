@@ -16,41 +16,11 @@ from tarragon.evaluation.metrics import score
 from tarragon.evaluation.running import run
 from tarragon.evaluation.stages import EXACT, Stages, stages
 from tarragon.evaluation.types import GoldenSet, Question, Scores
-from tarragon.protocols import LateEmbeddings, RerankScores, SparseEmbeddings
-from tarragon.testing import WordEncoder, WordTokenizer
-from tarragon.types import SparseVector
+from tarragon.protocols import RerankScores
+from tarragon.testing import LateWordEncoder, SparseWordEncoder, WordEncoder
 
 COUNT = 120
 METRICS = ("nDCG@10", "R@10")
-
-
-class Terms:
-    """A sparse encoder without a model."""
-
-    name, device = "terms", "cpu"
-    identity = {"kind": "terms"}  # noqa: RUF012
-
-    def encode_documents(self, texts: Sequence[str]) -> SparseEmbeddings:
-        rows = []
-        for ids in WordTokenizer().tokenize(texts):
-            terms, counts = np.unique(ids, return_counts=True)
-            rows.append(SparseVector(terms.astype(np.int32), counts.astype(np.float32)))
-        return SparseEmbeddings(rows, 0, 0)
-
-    encode_queries = encode_documents
-
-
-class Tokens:
-    """A late-interaction encoder without a model."""
-
-    name, device, dimensions = "tokens", "cpu", 16
-    identity = {"kind": "tokens"}  # noqa: RUF012
-
-    def encode_documents(self, texts: Sequence[str]) -> LateEmbeddings:
-        words = WordEncoder(16)
-        return LateEmbeddings([words.encode_queries(text.split() or ["."]).vectors for text in texts], 0, 0)
-
-    encode_queries = encode_documents
 
 
 class Short:
@@ -70,7 +40,7 @@ def text(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    sides: Any = {"sparse_encoder": Terms(), "late_encoder": Tokens()}
+    sides: Any = {"sparse_encoder": SparseWordEncoder(), "late_encoder": LateWordEncoder()}
     with Index.open(
         tmp_path_factory.mktemp("stages") / "i", recipe=IndexRecipe(chunking="whole"), encoder=WordEncoder(), **sides
     ) as opened:

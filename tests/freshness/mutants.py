@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
-from tarragon import identity, planning, preparing, searching, updating, versions
+from tarragon import identity, planning, preparing, serving, updating, versions
 from tarragon.session import Session
 from tarragon.store.ledger import SqliteLedger
 from tarragon.survey import SurveyOptions
@@ -98,7 +98,7 @@ MUTANTS = (
     ),
     Mutant("reader shows what is being deleted", SqliteLedger, "served", "AND status != 'deleting'", ""),
     Mutant(
-        "reader mixes payloads", searching, "current_payload",
+        "reader mixes payloads", serving, "current_payload",
         'if payload.get("digest") == chunk.payload.hex():', "if True:",
     ),
     Mutant(

@@ -68,6 +68,28 @@ def test_an_empty_ledger_knows_nothing(ledger: Ledger) -> None:
     ledger.commit_deletion([])
 
 
+def test_the_revision_is_another_one_after_each_change(ledger: Ledger) -> None:
+    put(ledger, write("a", ONE, TWO))
+    seen = [ledger.revision()]
+    if seen == [None]:
+        pytest.skip("a server counts no changes")
+    wanted = write("a", ONE, THREE)
+    for change in (
+        lambda: ledger.intend([wanted]),
+        lambda: ledger.switch([wanted]),
+        lambda: ledger.settle(["a"]),
+        lambda: ledger.record([record("b")]),
+        lambda: ledger.note("key", "value"),
+        lambda: ledger.intend_deletion(["a"]),
+        lambda: ledger.commit_deletion(["a"]),
+    ):
+        change()
+        seen.append(ledger.revision())
+        _ = ledger.served(IDS), ledger.chunks("a"), ledger.documents()
+        assert ledger.revision() == seen[-1], "reading changes nothing"
+    assert len(set(seen)) == len(seen)
+
+
 def test_a_new_document_serves_nothing_before_its_switch(ledger: Ledger) -> None:
     wanted = write("a", ONE, TWO)
     ledger.intend([wanted])

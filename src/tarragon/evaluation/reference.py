@@ -15,10 +15,8 @@ from tarragon.errors import InvalidInput
 from tarragon.evaluation.drift import MOST
 from tarragon.index import Index
 from tarragon.protocols import OpenVersion
+from tarragon.serving import PAGE
 from tarragon.types import FloatArray
-
-_PAGE = 500
-"""Chunks that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +74,7 @@ def sample(version: OpenVersion, ids: Iterable[UUID], most: int = MOST) -> Float
     """
     rows: dict[str, FloatArray] = {}
     rest = iter(ids)
-    while len(rows) < most and (page := list(islice(rest, _PAGE))):
+    while len(rows) < most and (page := list(islice(rest, PAGE))):
         payloads, vectors = version.store.payloads(page), version.store.vectors(page)
         for id_ in page:
             if id_ in payloads and id_ in vectors and len(rows) < most:

@@ -124,6 +124,13 @@ class Ledger(Protocol):
         """Those of these chunks that may be served now. Called for each search, also beside a writer: must be fast."""
         ...
 
+    def revision(self) -> int | None:
+        """Another number after anyone has changed anything. None: not known without asking a server.
+
+        Called twice for each search: must be faster still than `served`.
+        """
+        ...
+
     def holders(self, hashes: Iterable[bytes]) -> dict[bytes, UUID]:
         """For each of these chunk hashes that a document serves: the id of one such chunk."""
         ...

@@ -90,6 +90,11 @@ class SqliteLedger:
             rows = self._reader.execute(query, [id_.bytes for id_ in ids]).fetchall()
         return {UUID(bytes=row[0]): ServedChunk(DocumentRecord(*row[3:]), row[1], _loaded(row[2])) for row in rows}
 
+    def revision(self) -> int:
+        """See `tarragon.protocols.Ledger`. SQLite's own count of what other connections than the reader's committed."""
+        with self._reading, _sqlite_errors(self._path):
+            return int(self._reader.execute("PRAGMA data_version").fetchone()[0])
+
     def holders(self, hashes: Iterable[bytes]) -> dict[bytes, UUID]:
         """See `tarragon.protocols.Ledger`."""
         query = """

@@ -96,6 +96,13 @@ class ServerLedger:
                 found.update(served_chunks(payload))
         return found
 
+    def revision(self) -> None:
+        """Not known: it would be two more requests for each search, and the server counts no changes.
+
+        So a search that a whole rewrite overtakes, between its two requests for scores and for texts, may show a
+        document's kept chunks without its new ones.
+        """
+
     def holders(self, hashes: Iterable[bytes]) -> dict[bytes, UUID]:
         """See `tarragon.protocols.Ledger`. Of each hash one document is asked for, however many have that text."""
         found: dict[bytes, UUID] = {}

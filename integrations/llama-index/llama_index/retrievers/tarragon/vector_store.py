@@ -25,7 +25,8 @@ from llama_index.retrievers.tarragon.embedding import KnownVectors, encoder_of, 
 from llama_index.retrievers.tarragon.filters import compile_filters
 from llama_index.retrievers.tarragon.nodes import KEPT, document_of, has_text, node_of
 
-from tarragon import Document, Index, Retriever, SearchRecipe
+from tarragon import Index, Retriever, SearchRecipe
+from tarragon.chunking import whole_text
 from tarragon.errors import EncodingFailed, InvalidDocument, InvalidInput
 from tarragon.protocols import EncoderInput
 from tarragon.receipts import Hits
@@ -116,9 +117,7 @@ class TarragonVectorStore(BasePydanticVectorStore):
         last = {node.node_id: node for node in nodes}
         documents = {id_: document_of(node) for id_, node in last.items() if has_text(node)}
         embedded = {
-            _embedded_text(document): last[id_]
-            for id_, document in documents.items()
-            if last[id_].embedding is not None
+            whole_text(document): last[id_] for id_, document in documents.items() if last[id_].embedding is not None
         }
         self._check_model(embedded)
         known = {text: unit(np.array(node.embedding, dtype=np.float32)) for text, node in embedded.items()}
@@ -190,28 +189,23 @@ class TarragonVectorStore(BasePydanticVectorStore):
             InvalidFilter: A filter cannot be compiled; it is never ignored.
         """
         query = _with(query, kwargs)
-        return _result(self._retriever.retrieve(*self._asked(query), **self._options(query)))
+        return _result(self._retriever.retrieve(**self._call(query)))
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """As `query`, while the event loop goes on."""
         query = _with(query, kwargs)
-        return _result(await self._retriever.aretrieve(*self._asked(query), **self._options(query)))
+        return _result(await self._retriever.aretrieve(**self._call(query)))
 
-    def _asked(self, query: VectorStoreQuery) -> tuple[str, int]:
-        mode = _mode(query)
+    def _call(self, query: VectorStoreQuery) -> dict[str, Any]:
+        """What the retriever is asked, by the names of its arguments."""
+        mode, text = _mode(query), query.query_str if (query.query_str or "").strip() else ""
         if mode != "lexical" and query.query_embedding is None:
             raise InvalidInput(f"mode {query.mode.value!r} searches by vector, and the query has no query_embedding")
-        if mode != "dense" and not (query.query_str or "").strip():
+        if mode != "dense" and not text:
             raise InvalidInput(f"mode {query.mode.value!r} searches by words, and the query has no query_str")
-        if not (query.query_str or "").strip() and self._recipe.rerankers:
+        if not text and self._recipe.rerankers:
             raise InvalidInput("the store's recipe has rerankers, and the query has no query_str that they could read")
-        text = query.query_str if (query.query_str or "").strip() else "vector"  # which nothing reads
-        k = query.hybrid_top_k if mode == "hybrid" and query.hybrid_top_k is not None else query.similarity_top_k
-        return str(text), k
-
-    def _options(self, query: VectorStoreQuery) -> dict[str, Any]:
-        mode = _mode(query)
-        changes: dict[str, Any] = {"mode": mode, "late": self._recipe.late and bool((query.query_str or "").strip())}
+        changes: dict[str, Any] = {"mode": mode, "late": self._recipe.late and bool(text)}
         if mode == "hybrid":
             wanted = [self._recipe.depth, query.similarity_top_k, query.sparse_top_k or 0]
             changes |= {"depth": max(wanted), "dense_weight": query.alpha}
@@ -221,7 +215,13 @@ class TarragonVectorStore(BasePydanticVectorStore):
         vector = None
         if mode != "lexical":
             vector = DenseQuery(vector=unit(np.array(query.query_embedding, dtype=np.float32)))
-        return {"filter": _filter(query), "recipe": replace(self._recipe, **changes), "vector": vector}
+        return {
+            "query": text or "vector",  # which nothing reads
+            "k": query.hybrid_top_k if mode == "hybrid" and query.hybrid_top_k is not None else query.similarity_top_k,
+            "filter": _filter(query),
+            "recipe": replace(self._recipe, **changes),
+            "vector": vector,
+        }
 
     # --- async twins --------------------------------------------------------------------------------------------------
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
@@ -270,12 +270,6 @@ def _filter(query: VectorStoreQuery) -> Mapping[str, Any] | None:
             parts.append({f"{KEPT}.{name}": {"$in": list(ids)}})
     given = [part for part in parts if part is not None]
     return {"$and": given} if given else None
-
-
-def _embedded_text(document: Document) -> str:
-    """What Tarragon embeds of a document that is one chunk: the key of its vector."""
-    context, text = document.context.strip(), document.text.strip()
-    return f"{context}\n{text}" if context else text
 
 
 def _result(hits: Hits) -> VectorStoreQueryResult:
