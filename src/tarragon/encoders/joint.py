@@ -194,7 +194,7 @@ class JointEncoder:
         ids, mask = pad_rows(rows, width, pad=self._hf_tokenizer.pad_token_id or 0, tail=0)
         attention = torch.from_numpy(mask).to(self.device)
         if self._packed is not None:
-            texts = self._packed(pack(rows, self.device)).split([len(row) for row in rows])
+            texts = torch.split(self._packed(pack(rows, self.device)), [len(row) for row in rows])
             return torch.nn.utils.rnn.pad_sequence(list(texts), batch_first=True), ids, attention
         output = self._model(input_ids=torch.from_numpy(ids).to(self.device), attention_mask=attention)
         return output.last_hidden_state, ids, attention

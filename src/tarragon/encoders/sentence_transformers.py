@@ -1,8 +1,8 @@
 """Dense encoder over any sentence-transformers model.
 
-The library loads the model; what happens around it is ours: texts are tokenised once (chunks bring their ids), sorted by
-true length, batched under a token budget, and run without padding where the architecture is known (`packed`). Poolings
-and whatever else stands behind the transformer are the library's. Figures: benchmarks/README.md.
+The library loads the model; what happens around it is ours: texts are tokenised once (chunks bring their ids), sorted
+by true length, batched under a token budget, and run without padding where the architecture is known (`packed`).
+Poolings and whatever else stands behind the transformer are the library's. Figures: benchmarks/README.md.
 
 Found in sentence-transformers 6.2: ``encode`` sorts by characters and counts batches in texts. ``prompts`` holds empty
 strings for both roles when the model's configuration has none, and because of that ``encode_document`` overlooks a
@@ -187,7 +187,7 @@ class SentenceTransformerEncoder:
 
     # --- what the model is --------------------------------------------------------------------------------------------
     def _packed_if_equal(self) -> PackedModules | None:
-        """The model without padding, if it gives the same vectors of `PROBES`; its other copy of the weights is freed."""
+        """The model without padding, if it gives the same vectors of `PROBES`; its own weights are then freed."""
         packed = packed_modules(list(self._model), self.device)
         if packed is None:
             return None

@@ -197,7 +197,7 @@ class SentenceTransformerReranker:
 
     # --- what the model is --------------------------------------------------------------------------------------------
     def _packed_if_equal(self) -> PackedModules | None:
-        """The model without padding, if it gives the same logits of `probes`; its other copy of the weights is freed."""
+        """The model without padding, if it gives the same logits of `probes`; its own weights are then freed."""
         packed = packed_modules(list(self._model), self.device)
         if packed is None:
             return None

@@ -16,9 +16,6 @@ from tarragon.encoders.packed.layout import Packed
 from tarragon.encoders.packed.linear import Unpackable, linear
 from tarragon.encoders.packed.parts import Norm, feed_forward
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
-"""By ``model_type`` of their configurations."""
-
 
 class PackedBert:
     """The transformer without a pooler. Called with a batch, it gives its last states, shape ``(tokens, hidden)``.
@@ -72,6 +69,6 @@ class _Layer:
         self._norm = Norm(layer.output.LayerNorm)
 
     def __call__(self, states: torch.Tensor, packed: Packed) -> torch.Tensor:
-        query, key, value = self._in(states).unflatten(1, (3, self._heads, -1)).unbind(1)
+        query, key, value = self._in(states).view(len(states), 3, self._heads, -1).unbind(1)
         states = self._attention_norm(self._out(attend(query, key, value, packed)).add_(states))
         return self._norm(self._feed_forward(states).add_(states))

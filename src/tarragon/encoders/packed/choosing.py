@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from tarragon.encoders.packed.bert import FAMILIES, PackedBert
+from tarragon.encoders.packed.bert import PackedBert
 from tarragon.encoders.packed.heads import classification_head, vocabulary_head
 from tarragon.encoders.packed.layout import Packed
 from tarragon.encoders.packed.linear import Apply, Unpackable
@@ -16,6 +16,13 @@ from tarragon.encoders.packed.modernbert import PackedModernBert
 from tarragon.encoders.packed.qwen3 import PackedQwen3
 
 Forward = Callable[[Packed], torch.Tensor]
+Made = TypeVar("Made")
+
+_FAMILIES: dict[tuple[str, ...], Callable[[Any], Forward]] = {
+    ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel"): PackedBert,
+    ("ModernBertModel",): PackedModernBert,
+    ("Qwen3Model",): PackedQwen3,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -45,22 +52,14 @@ def packed_masked_lm(model: Any) -> tuple[Forward, Apply] | None:
 
 
 def _transformer(model: Any) -> Forward:
-    family = str(getattr(getattr(model, "config", None), "model_type", ""))
-    if family in FAMILIES and type(model).__name__ in (
-        "BertModel",
-        "RobertaModel",
-        "XLMRobertaModel",
-        "CamembertModel",
-    ):
-        return PackedBert(model)
-    if type(model).__name__ == "ModernBertModel":
-        return PackedModernBert(model)
-    if type(model).__name__ == "Qwen3Model":
-        return PackedQwen3(model)
-    raise Unpackable(f"{type(model).__name__} is of no family that is known here")
+    kind = type(model).__name__
+    family = next((family for names, family in _FAMILIES.items() if kind in names), None)
+    if family is None:
+        raise Unpackable(f"{kind} is of no family that is known here")
+    return family(model)
 
 
-def _attempt(make: Callable[[], Any]) -> Any:
+def _attempt(make: Callable[[], Made]) -> Made | None:
     try:
         with torch.inference_mode():
             return make()

@@ -22,7 +22,8 @@ class Run(NamedTuple):
 
     def view(self, tokens: torch.Tensor) -> torch.Tensor:
         """Their part of a tensor over all tokens, shape ``(texts, length, ...)``, without a copy."""
-        return tokens[self.start : self.start + self.texts * self.length].unflatten(0, (self.texts, self.length))
+        part = tokens[self.start : self.start + self.texts * self.length]
+        return part.view(self.texts, self.length, *part.shape[1:])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,9 +1,9 @@
 """A sentence-transformers model with its transformer run packed, and everything behind it by the library itself.
 
-Found in sentence-transformers 6.2: its poolings, and what masks token vectors, take states of texts that lie end to end,
-which it makes for some models itself when flash attention is installed and asked for; never for a cross-encoder.
-`SpladePooling` takes them too, but from the logits of all tokens at once, 122 KB a token of BERT's vocabulary: here they
-are made and pooled a text at a time.
+Found in sentence-transformers 6.2: its poolings, and what masks token vectors, take states of texts that lie end to
+end, which it makes for some models itself when flash attention is installed and asked for; never for a cross-encoder.
+`SpladePooling` takes them too, but from the logits of all tokens at once, 122 KB a token of BERT's vocabulary: here
+they are made and pooled a text at a time.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ class _Scoring(PackedModules):
 
 
 class _Weighing(PackedModules):
-    """Of the vocabulary's words, each with its greatest weight in the text, or the sum: arXiv 2109.10086, 2107.05720."""
+    """Of the vocabulary's words, each the greatest weight in the text or the sum: arXiv 2109.10086, 2107.05720."""
 
     def __init__(self, parts: tuple[Forward, Apply], rest: Sequence[Any], device: str, task: str | None) -> None:
         super().__init__(parts[0], rest[1:], device, task)
         self._head, self._pooling = parts[1], rest[0]
 
     def _features(self, packed: Packed) -> dict[str, Any]:
-        texts = self._transformer(packed).split(packed.lengths)
+        texts = torch.split(self._transformer(packed), list(packed.lengths))
         return {"sentence_embedding": torch.stack([self._pooled(self._head(states)) for states in texts])}
 
     def _pooled(self, logits: torch.Tensor) -> torch.Tensor:

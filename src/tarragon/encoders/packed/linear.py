@@ -55,7 +55,7 @@ def _has_onednn(weight: torch.Tensor) -> bool:
     """Whether torch can lay this weight out for oneDNN; these are the operators that its own compiler uses."""
     is_here = weight.device.type == "cpu" and weight.dtype == torch.float32
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    has_operators = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+    has_operators = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return is_here and is_x86 and has_operators
 
 

@@ -52,7 +52,7 @@ class _Layer:
 
     def __call__(self, states: torch.Tensor, packed: Packed, rotation: Rotation) -> torch.Tensor:
         normed = states if self._attention_norm is None else self._attention_norm(states)
-        query, key, value = self._in(normed).unflatten(1, (3, self._heads, -1)).unbind(1)
+        query, key, value = self._in(normed).view(len(states), 3, self._heads, -1).unbind(1)
         states = states + self._out(attend(rotation(query), rotation(key), value, packed, self._reach))
         content, gate = self._wide(self._norm(states)).chunk(2, dim=1)
         return states + self._narrow(self._activation(content) * gate)

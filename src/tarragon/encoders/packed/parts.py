@@ -14,19 +14,16 @@ from tarragon.encoders.packed.linear import Apply, Unpackable, linear
 
 
 class Norm:
-    """A layer norm, with or without a bias."""
+    """A layer norm, with or without a bias. Called with states, shape ``(tokens, hidden)``."""
 
     def __init__(self, module: nn.Module) -> None:
         if type(module) is not nn.LayerNorm:
             raise Unpackable(f"{type(module).__name__} in the place of a layer norm")
-        self._shape, self._weight, self._bias, self._eps = (
-            module.normalized_shape,
-            module.weight,
-            module.bias,
-            module.eps,
-        )
+        self._shape, self._eps = module.normalized_shape, module.eps
+        self._weight, self._bias = module.weight, module.bias
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """Normed, of the same shape."""
         return functional.layer_norm(states, self._shape, self._weight, self._bias, self._eps)
 
 
@@ -37,6 +34,7 @@ class RootMeanSquare:
         self._weight, self._eps = module.weight, module.variance_epsilon
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """Normed, of the same shape."""
         whole = states.float()
         scale = torch.rsqrt(whole.pow(2).mean(-1, keepdim=True) + self._eps)
         made: torch.Tensor = self._weight * (whole * scale).to(states.dtype)

@@ -54,8 +54,8 @@ class _Layer:
 
     def __call__(self, states: torch.Tensor, packed: Packed, rotation: Rotation) -> torch.Tensor:
         queries, keys = self._heads
-        made = self._in(self._attention_norm(states)).unflatten(1, (-1, self._size))
-        query, key, value = made.split([queries, keys, keys], dim=1)
+        made = self._in(self._attention_norm(states)).view(len(states), -1, self._size)
+        query, key, value = torch.split(made, [queries, keys, keys], dim=1)
         query, key = rotation(self._query_norm(query)), rotation(self._key_norm(key))
         states = states + self._out(attend(query, key, value, packed, self._reach))
         gate, content = self._wide(self._norm(states)).chunk(2, dim=1)
