@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
@@ -18,27 +18,45 @@ LOWEST = 19
 
 
 class Foreground:
-    """Runs a call where it is asked for."""
+    """Runs a call where and when it is asked for; takes the place of a `Background`."""
 
-    def __call__(self, call: Callable[[], T]) -> T:
-        """The result of the call."""
-        return call()
+    def __init__(self, *, gives_way: bool = False) -> None:
+        """It never gives way."""
+
+    def __enter__(self) -> Foreground:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to do."""
+
+    def start(self, call: Callable[[], T]) -> Future[T]:
+        """Its result, or what it raised."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(call())
+        except Exception as error:  # raised again by whoever asks for the result
+            future.set_exception(error)
+        return future
 
 
 class Background:
-    """A thread of the lowest priority, and with it the threads that a model starts from there.
+    """A thread for one call after the other, and with it the threads that a model starts from there.
 
     While a model embeds documents on all cores, a question to the same model would wait several times as long as alone;
-    from here it hardly does (benchmarks/README.md). Priorities of single threads exist on Linux only; elsewhere it is a
-    thread like any other.
+    from a thread of the lowest priority it hardly does (benchmarks/README.md). Priorities of single threads exist on
+    Linux only; elsewhere it is a thread like any other.
+
+    Args:
+        gives_way: Whether the thread has the lowest priority.
     """
 
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="tarragon-embedding", initializer=_give_way)
+    def __init__(self, *, gives_way: bool = True) -> None:
+        initializer = _give_way if gives_way else None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="tarragon-embedding", initializer=initializer)
 
-    def __call__(self, call: Callable[[], T]) -> T:
-        """The result of the call, which runs there."""
-        return self._executor.submit(call).result()
+    def start(self, call: Callable[[], T]) -> Future[T]:
+        """The result that it will have; calls run in the order in which they were started."""
+        return self._executor.submit(call)
 
     def __enter__(self) -> Background:
         return self

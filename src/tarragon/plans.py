@@ -14,6 +14,7 @@ from tarragon.reports import Change, Plan, PlannedDeletion, PlannedDocument
 from tarragon.survey import Failed, Job, Survey, SurveyOptions, Unchanged
 from tarragon.syncing import WINDOW_CHARACTERS
 from tarragon.types import FloatArray
+from tarragon.windows import chunked
 
 
 def make_plan(
@@ -30,7 +31,7 @@ def make_plan(
     """
     survey = Survey(source, writer.ledger, options)
     draft = _Draft(writer, survey, options, explain)
-    for outcome in survey.outcomes():
+    for outcome in map(survey.owned, survey.outcomes()):
         draft.take(outcome)
     draft.flush()
     counts = writer.ledger.counts()
@@ -94,7 +95,8 @@ class _Draft:
         """Chunk what is waiting, and find out what it costs."""
         if not self._window:
             return
-        prepared = prepare(self._window, self._options, self._writer)
+        window = chunked(self._window, self._options, self._writer)
+        prepared = [prepare(*parts, self._writer) for parts in zip(window.jobs, window.wanted, strict=True)]
         hashes = {chunk.hash for document in prepared for chunk in document.diff.add}.difference(self.fresh)
         missing = hashes.difference(has_vectors(hashes, self._writer))
         self.changes.extend(self._planned(document, missing) for document in prepared)

@@ -10,11 +10,11 @@ from uuid import UUID
 
 from tarragon.background import Background, Foreground
 from tarragon.chunking import Chunker
-from tarragon.planning import ChunkDiff, WantedChunk, diff_chunks, wanted_chunks
+from tarragon.planning import ChunkDiff, WantedChunk, diff_chunks
 from tarragon.protocols import ChunkRecord, DenseEncoder, Ledger, SideSpace, SideVector, Store
 from tarragon.recipe import Chunking
 from tarragon.sides import SideMaker
-from tarragon.survey import Job, SurveyOptions, format_of
+from tarragon.survey import Job
 from tarragon.types import FloatArray
 
 
@@ -81,7 +81,7 @@ class Writer:
         donors: Where else vectors of this space may be, in the order in which they are asked.
         before_embedding: Called once a sync, before the first text is embedded; raises if the model is not to be
             trusted.
-        compute: Runs what takes long: in a thread that gives way, or at once.
+        compute: Runs the models: in a thread of their own, or at once.
         sides: What makes the vectors beside the dense one.
         before_write: Called with the bytes about to be written, before each window; may raise `DiskFull`.
     """
@@ -144,13 +144,8 @@ class Prepared:
     dropped: Mapping[UUID, bytes]
 
 
-def prepare(jobs: Sequence[Job], options: SurveyOptions, writer: Writer) -> list[Prepared]:
-    """Chunk these documents and compare them with what is stored; writes nothing."""
-    chunks = writer.chunker.chunk([(job.document, format_of(job.document, options)) for job in jobs])
-    return [_prepared(job, wanted_chunks(job.document, found), writer) for job, found in zip(jobs, chunks, strict=True)]
-
-
-def _prepared(job: Job, wanted: Sequence[WantedChunk], writer: Writer) -> Prepared:
+def prepare(job: Job, wanted: Sequence[WantedChunk], writer: Writer) -> Prepared:
+    """Compare a document's chunks with what is stored; writes nothing."""
     rows, stored = _stored(job, writer)
     diff = diff_chunks(wanted, stored)
     hashes = {row.id: row.hash for row in rows}

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tarragon import canaries
-from tarragon.background import Background, Foreground
+from tarragon.background import Background
 from tarragon.chunking import PARSER_REVISION, chunker_identity
 from tarragon.contract import Contract, SideContract, VersionRecord
 from tarragon.encoders.loading import load_encoder
@@ -304,19 +304,16 @@ class Session:
 
     # --- writing ------------------------------------------------------------------------------------------------------
     @contextmanager
-    def computing(self) -> Iterator[Background | Foreground]:
-        """Where to embed documents: so that it gives way to questions, once this session has been asked one."""
-        if not self.is_asked:
-            yield Foreground()
-            return
-        with Background() as background:
+    def computing(self) -> Iterator[Background]:
+        """Where to embed documents: a thread that gives way to questions, once this session has been asked one."""
+        with Background(gives_way=self.is_asked) as background:
             yield background
 
     def writer(
         self,
         version: OpenVersion,
         donors: Sequence[VectorSource] = (),
-        compute: Background | Foreground | None = None,
+        compute: Background | None = None,
     ) -> Writer:
         """What a sync into this version writes with."""
         contract = version.record.contract

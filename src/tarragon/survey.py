@@ -166,7 +166,10 @@ class Survey:
 
     # --- each document ------------------------------------------------------------------------------------------------
     def outcomes(self) -> Iterator[Outcome]:
-        """What is to be done about each document, in the order of the source; of two with one id the second fails."""
+        """What is to be done about each document, in the order of the source; of two with one id the second fails.
+
+        Asks nobody but the source, so that it may be iterated over in another thread.
+        """
         seen: set[str] = set()
         for item in self._items:
             document_id = item.document_id
@@ -187,7 +190,6 @@ class Survey:
         try:
             document = item.load()
             check_document(document)
-            self._check_owner(item.document_id, base)
         except (UnreadableDocument, InvalidDocument) as error:
             return Failed(item.document_id, str(error), base)
         state = state_of(document, self._options)
@@ -200,12 +202,19 @@ class Survey:
             change = change_of(base.state if base else None, state)
         return Job(replace(document, id=item.document_id), record, base, change)
 
-    def _check_owner(self, document_id: str, base: DocumentRecord | None) -> None:
-        if base is None and (other := self._ledger.document(document_id)) and other.status != "failed":
-            raise InvalidDocument(
-                f"{document_id!r} is already in the index from the source with namespace {other.namespace!r}, and this "
-                f"one has namespace {self._options.namespace!r}"
-            )
+    def owned(self, outcome: Outcome) -> Outcome:
+        """The same, or that the document is another source's already. Asks the ledger, for each that is new."""
+        if not isinstance(outcome, Job) or outcome.base is not None:
+            return outcome
+        document_id = outcome.document.id
+        other = self._ledger.document(document_id)
+        if other is None or other.status == "failed":
+            return outcome
+        reason = (
+            f"{document_id!r} is already in the index from the source with namespace {other.namespace!r}, and this one "
+            f"has namespace {self._options.namespace!r}"
+        )
+        return Failed(document_id, reason)
 
 
 def state_of(document: Document, options: SurveyOptions) -> DocumentState:

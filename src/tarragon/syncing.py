@@ -1,6 +1,8 @@
 """The write path: a source's documents → chunks → vectors → the store, embedding only what is new.
 
-Documents go through in windows of bounded size. For each window: chunk, find or compute the vectors, then
+Documents go through in windows of bounded size. One window is read and chunked (`windows`) while the models run for
+the one before it (`vectors`) and the one before that is stored, so that memory is bounded by three. All that asks the
+ledger or the store runs in one thread, in a fixed order. For each window:
 
     intend   the ledger says which documents are about to be rewritten, and which chunks they may have
     upsert   new chunks; unchanged ones are not touched
@@ -16,47 +18,28 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
-
-from tarragon.errors import EncodingFailed
+from tarragon.ahead import ahead
 from tarragon.planning import WantedChunk
-from tarragon.preparing import Prepared, Writer, find_sides, find_vectors, prepare
-from tarragon.protocols import (
-    ChunkRecord,
-    DocumentRecord,
-    DocumentWrite,
-    EncoderInput,
-    SideVector,
-    Source,
-    Store,
-    StoredChunk,
-)
+from tarragon.preparing import Prepared, Writer, prepare
+from tarragon.protocols import ChunkRecord, DocumentRecord, DocumentWrite, SideVector, Source, Store, StoredChunk
 from tarragon.reports import Failure, Progress, SyncReport
 from tarragon.sides import Sides, size_of
-from tarragon.survey import Failed, Job, Outcome, Survey, SurveyOptions
-from tarragon.types import Chunk, FloatArray
+from tarragon.survey import Failed, Survey, SurveyOptions, Unchanged
+from tarragon.types import FloatArray
+from tarragon.vectors import Flight, Vectors
+from tarragon.windows import Seen, Window, windows
 
-WINDOW_CHARACTERS = 256 * 1024
-"""Text in one window, at least one document: some 300 chunks, enough to sort by length and little to lose."""
-
-SPARE_VECTORS = 20_000
-"""Vectors of deleted passages that are kept until the end of a sync: 30 MB of 384 dimensions."""
-
-SPARE_BYTES = 64 << 20
-"""The same for the vectors of other models; late ones take some 90 kB a passage."""
+WINDOW_CHARACTERS = 128 * 1024
+"""Text in one window, at least one document: some 150 chunks, enough to sort by length. A sync that is killed loses the
+vectors of two at most: the one that is computed and the one that is stored meanwhile."""
 
 _BATCH = 500
-
-_TOLD_EVERY = 50
-"""Documents between two calls of the progress callback, where nothing is written."""
-
-_Vectors: TypeAlias = "dict[bytes, FloatArray]"
 
 
 @dataclass(slots=True)
@@ -92,9 +75,8 @@ class Sync:
     ) -> None:
         self._writer = writer
         self._ledger = writer.ledger
-        self._spare: _Vectors = {}
-        self._spare_sides: Sides = {maker.space.name: {} for maker in writer.sides if not maker.is_derived}
-        self._has_spaces = False
+        self._vectors = Vectors(writer)
+        self._flight: Flight | None = None
         self._options = options
         self._budget = budget
         self._on_progress = on_progress
@@ -110,6 +92,9 @@ class Sync:
     def run(self, source: Source) -> SyncReport:
         """Bring the index up to date with the source.
 
+        The source is read and chunked in a thread of its own, a window ahead. What goes wrong there is raised after
+        what was read before it is stored.
+
         Raises:
             EmptySource: The source has no documents, but the index has, and ``max_delete`` is below 1.
             TooManyDeletions: More documents are gone than ``max_delete`` allows. Nothing was written.
@@ -117,27 +102,31 @@ class Sync:
         survey = Survey(source, self._ledger, self._options)
         survey.guard()
         self._total = len(survey)
-        window: list[Job] = []
-        characters = 0
-        for outcome in survey.outcomes():
-            self._seen += 1
-            if (job := self._taken(outcome)) is not None:
-                window.append(job)
-                characters += len(job.document.text)
-            if characters >= WINDOW_CHARACTERS:
-                self._write(window)
-                window, characters = [], 0
+        steps = windows(survey, self._options, self._writer, self._window_characters)
+        with closing(ahead(steps, "tarragon-reading")) as ready:
+            while not self._is_over and (step := self._next(ready)) is not None:
+                if isinstance(step, Window):
+                    self._launch(step, survey)
+                else:
+                    self._look_at(step)
                 self._report_progress()
-            elif self._seen % _TOLD_EVERY == 0:
-                self._report_progress()
-            if self._is_over:
-                break
-        self._write(window)
+        self._land()
         self._record_hints()
         if not self._is_over:
             self._delete(survey.deletions)
         self._report_progress()
         return self._report(source)
+
+    def _next(self, ready: Iterator[Seen | Window]) -> Seen | Window | None:
+        """What was read next; None at the end."""
+        try:
+            return next(ready, None)
+        except Exception:
+            self._land()
+            raise
+
+    def _window_characters(self) -> int:
+        return WINDOW_CHARACTERS
 
     @property
     def _store(self) -> Store:
@@ -155,17 +144,16 @@ class Sync:
         return tokens / self._embed_seconds if tokens >= 1_000 and self._embed_seconds > 0 else None
 
     # --- outcomes -----------------------------------------------------------------------------------------------------
-    def _taken(self, outcome: Outcome) -> Job | None:
-        """The job, if it is one; anything else is dealt with at once."""
-        if isinstance(outcome, Job):
-            return outcome
-        if isinstance(outcome, Failed):
-            self._fail(outcome)
-        else:
-            self._counts["documents_unchanged"] += 1
-            if outcome.record is not None:
-                self._rehinted.append(outcome.record)
-        return None
+    def _look_at(self, seen: Seen) -> None:
+        """Deal with what needs no writing of chunks."""
+        self._seen += len(seen)
+        for outcome in seen:
+            if isinstance(outcome, Failed):
+                self._fail(outcome)
+            elif isinstance(outcome, Unchanged):
+                self._counts["documents_unchanged"] += 1
+                if outcome.record is not None:
+                    self._rehinted.append(outcome.record)
 
     def _record_hints(self) -> None:
         if self._rehinted:
@@ -186,28 +174,38 @@ class Sync:
             self._ledger.record([DocumentRecord(failed.document_id, namespace, "failed", None, None, reason)])
 
     # --- writing a window ---------------------------------------------------------------------------------------------
-    def _write(self, jobs: Sequence[Job]) -> None:
-        if not jobs:
+    def _launch(self, window: Window, survey: Survey) -> None:
+        """Have the models begin with a window, and store the one before meanwhile."""
+        documents: list[Prepared] = []
+        for job, wanted in zip(window.jobs, window.wanted, strict=True):
+            if isinstance(outcome := survey.owned(job), Failed):
+                self._fail(outcome)
+            else:
+                documents.append(prepare(job, wanted, self._writer))
+        before = self._flight
+        found = self._vectors.known(documents, before)
+        flight = self._vectors.launch(self._affordable(documents, found), found, before)
+        self._land()
+        self._flight = flight
+
+    def _land(self) -> None:
+        """Store the window whose vectors are being made."""
+        flight, self._flight = self._flight, None
+        if flight is None:
             return
-        prepared: Sequence[Prepared] = prepare(jobs, self._options, self._writer)
-        distinct = {chunk.hash: chunk.chunk for document in prepared for chunk in document.diff.add}
-        spare = {hash_: self._spare[hash_] for hash_ in distinct if hash_ in self._spare}
-        found = spare | find_vectors([hash_ for hash_ in distinct if hash_ not in spare], self._writer)
-        prepared = self._affordable(prepared, found)
-        missing = {chunk.hash for document in prepared for chunk in document.diff.add}.difference(found)
-        computed = self._embed({hash_: chunk for hash_, chunk in distinct.items() if hash_ in missing})
-        vectors = {**found, **computed}
-        sides = self._sides(prepared, vectors)
-        made_by_space: list[Mapping[bytes, Any]] = [vectors, *sides.values()]
+        computed = flight.computed.result()
+        self._counts.update(computed.counts)
+        self._embed_seconds += computed.seconds
+        made_by_space: list[Mapping[bytes, Any]] = [computed.vectors, *computed.sides.values()]
         whole = []
-        for document in prepared:
+        for document in flight.documents:
             if all(chunk.hash in made for chunk in document.diff.add for made in made_by_space):
                 whole.append(document)
             else:
                 reason = "the model gave NaN, infinity or nothing for a passage of it"
                 self._fail(Failed(document.job.document.id, reason, document.job.base))
-        self._store_window(whole, vectors, sides)
-        self._count(whole, set(computed))
+        self._store_window(whole, computed.vectors, computed.sides)
+        self._count(whole, computed.vectors.keys() & flight.missing.keys())
 
     def _store_window(self, documents: Sequence[Prepared], vectors: Mapping[bytes, FloatArray], sides: Sides) -> None:
         if not documents:
@@ -229,31 +227,18 @@ class Sync:
         self._ledger.switch(writes)
         if move or drop or any(document.job.was_interrupted for document in documents):
             self._store.set_payload(move)
-            self._keep_vectors(documents)
+            self._vectors.keep(documents)
             self._store.delete(drop)
             self._store.flush()
             self._ledger.settle(ids)
 
-    def _keep_vectors(self, documents: Sequence[Prepared]) -> None:
-        """Those about to be deleted, for a document further on that their text may have moved to."""
-        dropped = {id_: hash_ for document in documents for id_, hash_ in document.dropped.items()}
-        if dropped and len(self._spare) < SPARE_VECTORS:
-            vectors = self._store.vectors(list(dropped))
-            self._spare |= {dropped[id_]: vector for id_, vector in vectors.items()}
-            kept = sum(size_of(vector) for space in self._spare_sides.values() for vector in space.values())
-            if kept < SPARE_BYTES:
-                for maker in self._writer.sides:
-                    if not maker.is_derived:
-                        sides = self._store.sides(maker.space, list(dropped))
-                        self._spare_sides[maker.space.name] |= {dropped[id_]: row for id_, row in sides.items()}
-
-    def _count(self, documents: Sequence[Prepared], computed: set[bytes]) -> None:
+    def _count(self, documents: Sequence[Prepared], computed: Collection[bytes]) -> None:
         for document in documents:
             self._counts["documents_added" if document.job.is_new else "documents_changed"] += 1
             self._counts["chunks_deleted"] += len(document.diff.drop)
             self._counts["chunks_reused"] += len(document.wanted)
         self._counts["chunks_reused"] -= len(
-            computed & {chunk.hash for document in documents for chunk in document.diff.add}
+            {chunk.hash for document in documents for chunk in document.diff.add}.intersection(computed)
         )
 
     def _affordable(self, documents: Sequence[Prepared], found: Mapping[bytes, FloatArray]) -> Sequence[Prepared]:
@@ -270,63 +255,6 @@ class Sync:
             else:
                 self._counts["documents_left"] += 1
         return taken
-
-    # --- vectors ------------------------------------------------------------------------------------------------------
-    def _sides(self, documents: Sequence[Prepared], dense: Mapping[bytes, FloatArray]) -> Sides:
-        """The vectors beside the dense ones of every chunk to be added: stored ones where there are, else made."""
-        makers = self._writer.sides
-        texts = {chunk.hash: chunk.chunk.embed_text for document in documents for chunk in document.diff.add}
-        texts = {hash_: text for hash_, text in texts.items() if hash_ in dense}
-        if not makers or not texts:
-            return {maker.space.name: {} for maker in makers}
-        if not self._has_spaces:
-            for maker in makers:
-                self._store.add_space(maker.space)
-            self._has_spaces = True
-        sides: Sides = {}
-        for maker in makers:
-            name = maker.space.name
-            spare = self._spare_sides.get(name, {})
-            known = {hash_: spare[hash_] for hash_ in texts if hash_ in spare}
-            if not maker.is_derived:
-                known |= find_sides(maker.space, [hash_ for hash_ in texts if hash_ not in known], self._writer)
-            rest = {hash_: text for hash_, text in texts.items() if hash_ not in known}
-            sides[name] = known | self._writer.compute(partial(maker.make, rest, dense))
-        return sides
-
-    def _embed(self, chunks: Mapping[bytes, Chunk]) -> _Vectors:
-        """The model's vectors by chunk hash; without those that are not finite."""
-        if not chunks:
-            return {}
-        if not self._counts["chunks_embedded"]:
-            self._writer.before_embedding()
-        begun = time.perf_counter()
-        vectors = self._encode(list(chunks.items()))
-        self._embed_seconds += time.perf_counter() - begun
-        self._counts["chunks_embedded"] += len(chunks)
-        self._counts["characters_embedded"] += sum(len(chunk.embed_text) for chunk in chunks.values())
-        return {hash_: vector for hash_, vector in vectors.items() if np.isfinite(vector).all()}
-
-    def _encode(self, chunks: Sequence[tuple[bytes, Chunk]]) -> _Vectors:
-        """A batch that the encoder refuses is halved until the passage that it cannot take is alone, and left out."""
-        inputs = [EncoderInput(chunk.embed_text, chunk.token_ids) for _, chunk in chunks]
-        try:
-            embeddings = self._writer.compute(partial(self._writer.encoder.encode_documents, inputs))
-        except EncodingFailed:
-            if len(chunks) == 1:
-                return {}
-            middle = len(chunks) // 2
-            return self._encode(chunks[:middle]) | self._encode(chunks[middle:])
-        expected = len(chunks), self._writer.encoder.dimensions
-        if embeddings.vectors.shape != expected:
-            raise EncodingFailed(
-                f"{self._writer.encoder.name} returned vectors of shape {embeddings.vectors.shape} for {len(chunks)} "
-                f"texts, not {expected}",
-                shape=embeddings.vectors.shape,
-            )
-        self._counts["tokens_embedded"] += embeddings.tokens
-        self._counts["tokens_truncated"] += embeddings.truncated
-        return {hash_: vector for (hash_, _), vector in zip(chunks, embeddings.vectors, strict=True)}
 
     # --- deleting -----------------------------------------------------------------------------------------------------
     def _delete(self, document_ids: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 
 from tarragon import Index
+from tarragon.background import Foreground
 from tarragon.identity import DocumentState, content_hash, metadata_hash
 from tarragon.protocols import Source
 from tarragon.reports import SyncReport
@@ -99,6 +100,7 @@ class History(RuleBasedStateMachine):
         for name in ("tarragon.syncing.WINDOW_CHARACTERS", "tarragon.plans.WINDOW_CHARACTERS"):
             self.stack.enter_context(patch(name, window))
         self.stack.enter_context(patch("tarragon.syncing._BATCH", batch))
+        self.stack.enter_context(patch("tarragon.session.Background", Foreground))  # a history must be repeatable
         self.stack.enter_context(patch("tarragon.store.edge._WRITE", batch))
 
     def teardown(self) -> None:
@@ -346,7 +348,9 @@ class History(RuleBasedStateMachine):
         return found
 
     def check_embedded(self, before: Mapping[str, set[str]], kept: Mapping[str, set[str]], crashed: bool) -> int:
-        """Each text at most once, none that was there already; of a crashed sync only the last batch may be lost."""
+        """Each text at most once, none that was there already; of a crashed sync only the last two batches may be lost:
+        the one that was being stored, and the next one, which is computed meanwhile.
+        """
         total = 0
         after = self.cached()
         for salt, encoder in self.encoders.items():
@@ -358,8 +362,8 @@ class History(RuleBasedStateMachine):
             if not self.unprobed:  # a version that was killed before its canaries were kept gives no vectors away
                 assert len(texts) == len(set(texts)), f"embedded twice in one sync: {texts}"
             if crashed:
-                lost = {text for batch in encoder.batches[:-1] for text in batch} - after[salt]
-                assert not lost, f"more than one batch is lost: {lost}"
+                lost = {text for batch in encoder.batches[:-2] for text in batch} - after[salt]
+                assert not lost, f"more than two batches are lost: {lost}"
         return total
 
     def kept_texts(self, possible: Mapping[str, Mapping[str, Sequence[State | None]]]) -> dict[str, set[str]]:
