@@ -45,6 +45,9 @@ from tarragon.types import Chunk, FloatArray
 WINDOW_CHARACTERS = 256 * 1024
 """Text in one window, at least one document: some 300 chunks, enough to sort by length and little to lose."""
 
+MOST_WINDOWS = 64
+"""Windows that are written as one for an encoder that wants several (`DenseEncoder`): 16 MiB of text."""
+
 SPARE_VECTORS = 20_000
 """Vectors of deleted passages that are kept until the end of a sync: 30 MB of 384 dimensions."""
 
@@ -124,7 +127,7 @@ class Sync:
             if (job := self._taken(outcome)) is not None:
                 window.append(job)
                 characters += len(job.document.text)
-            if characters >= WINDOW_CHARACTERS:
+            if characters >= WINDOW_CHARACTERS and characters >= self._window_characters():
                 self._write(window)
                 window, characters = [], 0
                 self._report_progress()
@@ -138,6 +141,10 @@ class Sync:
             self._delete(survey.deletions)
         self._report_progress()
         return self._report(source)
+
+    def _window_characters(self) -> int:
+        """Text in a window. Asks the encoder, so only where there is something to write."""
+        return WINDOW_CHARACTERS * min(getattr(self._writer.encoder, "windows", 1), MOST_WINDOWS)
 
     @property
     def _store(self) -> Store:
