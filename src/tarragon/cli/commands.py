@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +190,11 @@ def _to_be_synced(options: argparse.Namespace) -> Iterator[Index]:
         with Index.open(options.index, recipe=recipe, device=options.device) as index:
             yield index
         return
+    if options.watch is not None:
+        raise InvalidInput("--watch would hold the workers of the Ray cluster for ever; sync with --ray once")
     recipe = recipe or IndexRecipe.from_dict(read_status(options.index).recipe)
     with (
+        redirect_stdout(sys.stderr),  # Ray prints there when a worker dies
         RayEncoder(options.ray, recipe, device=options.device, workers=options.ray_workers) as encoder,
         Index.open(options.index, recipe=recipe, encoder=encoder) as index,
     ):

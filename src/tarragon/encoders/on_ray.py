@@ -11,8 +11,10 @@ can be killed at any point. `ray_workers` has what was found about Ray Data and 
 from __future__ import annotations
 
 import itertools
+import logging
 import pickle
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -33,8 +35,14 @@ if TYPE_CHECKING:
 FEW_TEXTS = 32
 """So many are embedded by the driver itself as long as no worker has been started: that takes longer."""
 
-STARTS = 2
-"""Conductors in a row that may be lost without an answer."""
+STARTS = 1
+"""Conductors that may be lost in a row, without an answer between, before it is an error."""
+
+
+SILENCE = 60
+"""Seconds without an answer after which the log says so. A cluster that grows takes minutes to have room."""
+
+_log = logging.getLogger(__name__)
 
 
 class RayEncoder:
@@ -73,6 +81,7 @@ class RayEncoder:
         try:
             self._pool, self._device = ray_cluster.room(workers, device)
             self._local = load_encoder(self._recipe, "cpu")
+            self._identity = dict(self._local.identity)  # of the files that were loaded, whatever they become
         except BaseException:
             self.close()
             raise
@@ -91,7 +100,7 @@ class RayEncoder:
     @property
     def identity(self) -> Mapping[str, str]:
         """See `tarragon.protocols.Model`."""
-        return self._local.identity
+        return self._identity
 
     @property
     def dimensions(self) -> int:
@@ -151,7 +160,7 @@ class RayEncoder:
             from tarragon.encoders.ray_workers import Order, installed_version
 
             probes = canaries.pack(canaries.run(self._local))
-            order = Order(self._recipe.to_dict(), self._device, dict(self.identity), probes, installed_version())
+            order = Order(self._recipe.to_dict(), self._device, self._identity, probes, installed_version())
             self._pipeline = _Pipeline(order, self._pool)
         return self._pipeline
 
@@ -172,6 +181,7 @@ class _Pipeline:
         self._numbers = itertools.count()
         self._conductor: Any = None
         self._has_answered = False
+        self._heard = 0.0
 
     def run(self, payloads: Sequence[bytes]) -> Iterator[tuple[int, Answer]]:
         """The answer to each block by its place in the call, as they come: each once."""
@@ -180,6 +190,7 @@ class _Pipeline:
         waiting = dict(zip(self._numbers, payloads, strict=False))
         places = {number: place for place, number in enumerate(waiting)}
         lost = 0
+        self._heard = time.monotonic()
         try:
             self._submit(waiting)
             while waiting:
@@ -189,6 +200,7 @@ class _Pipeline:
                     lost += 1
                     self._restart(waiting, error if lost > STARTS else None)
                     continue
+                self._note(bool(found))
                 for number, answer in found:
                     if waiting.pop(number, None) is not None:  # else an earlier, interrupted call's
                         lost, self._has_answered = 0, True
@@ -203,6 +215,20 @@ class _Pipeline:
         if self._conductor is not None and ray.is_initialized():
             ray.kill(self._conductor)  # and with it the pool, which it owns
         self._conductor = None
+
+    def _note(self, answered: bool) -> None:
+        """Say in the log that nothing has come for long."""
+        now = time.monotonic()
+        if not answered and now - self._heard < SILENCE:
+            return
+        if not answered:
+            _log.warning(
+                "no Ray worker has answered for %d s: they load their model or are at work, or the cluster has no room "
+                "for %d of them (ray status); still waiting",
+                SILENCE,
+                self._pool.workers,
+            )
+        self._heard = now
 
     def _submit(self, waiting: Mapping[int, bytes]) -> None:
         import ray

@@ -44,7 +44,7 @@ from tarragon.identity import fingerprint
 from tarragon.protocols import DenseEncoder, Embeddings, EncoderInput
 from tarragon.recipe import IndexRecipe
 
-RETRIES = 3
+RETRIES = 2
 """Times that a block is repeated whose worker died. Without an end, a text that kills workers would do so for ever."""
 
 DEATHS_AT_START = 3
@@ -128,8 +128,8 @@ class Worker:
         """The vectors of a pickled list of `EncoderInput`, or what went wrong."""
         if self._error is not None:
             return Answer(self._name, None, self._error)
-        inputs: list[EncoderInput] = pickle.loads(block)  # noqa: S301 # from the driver, as all that Ray runs
         try:
+            inputs: list[EncoderInput] = pickle.loads(block)  # noqa: S301 # from the driver, as all that Ray runs
             return Answer(self._name, self._encoder.encode_documents(inputs))
         except Exception as error:
             return Answer(self._name, None, self._told(error))
