@@ -21,8 +21,8 @@ from tarragon import Document, Index, IndexRecipe, SearchRecipe, canaries
 from tarragon.cli import main
 from tarragon.encoders import on_ray, spreading
 from tarragon.encoders.on_ray import RayEncoder
-from tarragon.encoders.ray_cluster import connect, pool_of
-from tarragon.encoders.ray_workers import Order, Pool, Worker, installed_version, require_same_model
+from tarragon.encoders.ray_cluster import Pool, connect, pool_of
+from tarragon.encoders.ray_workers import Order, Worker, installed_version, require_same_model
 from tarragon.encoders.static import StaticEncoder, save_word_vectors
 from tarragon.errors import EncoderDrift, InvalidInput, InvalidRecipe, MissingDependency, ModelUnavailable
 from tarragon.protocols import DenseEncoder, EncoderInput
@@ -229,7 +229,7 @@ def test_what_ray_prints_does_not_mix_with_the_report(
     encode = RayEncoder.encode_documents
 
     def noisy(self: RayEncoder, inputs: Any) -> Any:
-        print("a worker died")
+        print("a worker died")  # noqa: T201 # as Ray does
         return encode(self, inputs)
 
     monkeypatch.setattr(RayEncoder, "encode_documents", noisy)

@@ -5,7 +5,7 @@ workers must be. They load it themselves from the recipe, each from its own mach
 canaries are compared with the driver's before they embed anything. Texts go to them with their token ids.
 
 Nothing is stored by the workers: the driver writes what they return as in any sync, so that a worker, or the driver,
-can be killed at any point. `ray_workers` has what was found about Ray Data and how it is used.
+can be killed at any point. `ray_pipeline` has what was found about Ray Data and how it is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tarragon.protocols import Embeddings, EncoderInput, Tokenizer
 from tarragon.recipe import IndexRecipe
 
 if TYPE_CHECKING:
-    from tarragon.encoders.ray_workers import Answer, Order, Pool
+    from tarragon.encoders.ray_workers import Answer, Order
 
 FEW_TEXTS = 32
 """So many are embedded by the driver itself as long as no worker has been started: that takes longer."""
@@ -175,7 +175,7 @@ class RayEncoder:
 class _Pipeline:
     """The driver's end of a conductor, which is replaced when it is lost."""
 
-    def __init__(self, order: Order, pool: Pool) -> None:
+    def __init__(self, order: Order, pool: ray_cluster.Pool) -> None:
         self._order = order
         self._pool = pool
         self._numbers = itertools.count()
@@ -233,7 +233,7 @@ class _Pipeline:
     def _submit(self, waiting: Mapping[int, bytes]) -> None:
         import ray
 
-        from tarragon.encoders.ray_workers import Conductor
+        from tarragon.encoders.ray_pipeline import Conductor
 
         if self._conductor is None:
             actor = ray.remote(num_cpus=0, max_concurrency=8)(Conductor)

@@ -8,12 +8,9 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from tarragon.errors import InvalidInput, MissingDependency, ModelUnavailable
-
-if TYPE_CHECKING:
-    from tarragon.encoders.ray_workers import Pool
 
 LOCAL, RUNNING = "local", "auto"
 """A cluster of this process's own, on this machine; the one that runs here already."""
@@ -24,6 +21,20 @@ worker holds the model. Not measured."""
 
 REACH_SECONDS = 5.0
 """Within which an address must take a connection, before Ray, which tries for half a minute, is asked."""
+
+
+class Pool(NamedTuple):
+    """How many workers, and what each asks of the cluster.
+
+    Attributes:
+        workers: How many.
+        cpus: Of each.
+        gpus: Of each.
+    """
+
+    workers: int
+    cpus: int
+    gpus: int
 
 
 def connect(address: str) -> bool:
@@ -88,8 +99,6 @@ def pool_of(nodes: Sequence[Mapping[str, float]], workers: int | None, device: s
     Raises:
         InvalidInput: There is not that much room; or the device is another.
     """
-    from tarragon.encoders.ray_workers import Pool
-
     if device not in (None, "cpu", "cuda"):
         raise InvalidInput(f"device={device!r}: on a Ray cluster it is cpu or cuda; Ray gives each worker its GPU")
     if workers is not None and workers < 1:
