@@ -110,7 +110,7 @@ def test_a_model_of_several_spaces_is_not_spread() -> None:
 
 def test_a_model_on_a_server_is_loaded_once_whatever_the_device() -> None:
     with running() as (_, url):
-        encoder = load_encoder(IndexRecipe(model=f"openai:some@{url}"), "cuda:0,cuda:1")
+        encoder = load_encoder(IndexRecipe(model=f"openai:words@{url}/v1"), "cuda:0,cuda:1")
     assert not isinstance(encoder, SeveralEncoders)
 
 
