@@ -142,6 +142,12 @@ def _require_listener(address: str) -> None:
         raise _unreachable(address, str(error)) from error
 
 
+def _told(error: Exception) -> str:
+    """First and last line: of what went wrong on the other side there is a traceback between."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(dict.fromkeys((lines[0], lines[-1]))).rstrip(".")
+
+
 def _unreachable(address: str, reason: str) -> ModelUnavailable:
     return ModelUnavailable(
         f"no Ray cluster answers at {address!r}: {reason}. Start one (ray start --head), or write local for one on "
