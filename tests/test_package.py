@@ -17,7 +17,7 @@ from tarragon import errors
 ROOT = Path(__file__).parent.parent
 HEAVY = [
     *("torch", "transformers", "sentence_transformers", "onnxruntime", "fastembed"),
-    *("httpx", "qdrant_client", "llama_index", "markitdown", "ir_measures", "tarragon.evaluation"),
+    *("ray", "pyarrow", "httpx", "qdrant_client", "llama_index", "markitdown", "ir_measures", "tarragon.evaluation"),
 ]
 
 

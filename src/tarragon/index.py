@@ -52,7 +52,8 @@ class Index(SearchableIndex):
                 ``http://localhost:6333/handbook``.
             recipe: Settings of a new index; for an existing one they must be those it was built with. The default is
                 the existing index's own, else `IndexRecipe()`.
-            device: Where the model runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; by default the best there is.
+            device: Where the model runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; by default the best there is. A list
+                such as ``cuda:0,cuda:1``, or ``all`` for every CUDA device, loads it on each of them.
             encoder: Your own, instead of the recipe's model. Several, if the index has versions of several.
             sparse_encoder: Your own learned sparse encoder, instead of the recipe's ``sparse_model``.
             late_encoder: Your own late-interaction encoder, instead of the recipe's ``late_model``.

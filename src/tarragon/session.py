@@ -14,6 +14,7 @@ from tarragon import canaries
 from tarragon.background import Background
 from tarragon.chunking import PARSER_REVISION, chunker_identity
 from tarragon.contract import Contract, SideContract, VersionRecord
+from tarragon.encoders.devices import first_device
 from tarragon.encoders.loading import load_encoder
 from tarragon.errors import EncoderDrift, IndexNotFound, InvalidInput, RecipeMismatch
 from tarragon.identity import fingerprint
@@ -62,7 +63,7 @@ class Session:
         catalog: Where it lives.
         recipe: Settings that the caller asked for; None: the index's own.
         encoders: The caller's own, to be used instead of a recipe's model wherever they match.
-        device: Where models run; None: the best there is.
+        device: Where models run; None: the best there is. Of several, all for the dense one, the first for others.
         sparse: The caller's own sparse encoder.
         late: The caller's own late-interaction encoder.
 
@@ -85,9 +86,9 @@ class Session:
         self._wanted = recipe
         self._given = tuple(encoders)
         self.device = device
-        self.side_models = SideModels(sparse, late, device)
+        self.side_models = SideModels(sparse, late, first_device(device))
         self.measures = Measures(catalog)
-        self.rerankers = Rerankers(device)
+        self.rerankers = Rerankers(first_device(device))
         self._loading = threading.RLock()  # so that questions at the same time load one model between them
         self._known: list[tuple[str, DenseEncoder]] = []
         self._trusted: set[tuple[str, int]] = set()

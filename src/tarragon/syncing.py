@@ -39,6 +39,9 @@ WINDOW_CHARACTERS = 128 * 1024
 """Text in one window, at least one document: some 150 chunks, enough to sort by length. A sync that is killed loses the
 vectors of two at most: the one that is computed and the one that is stored meanwhile."""
 
+MOST_WINDOWS = 64
+"""Windows that are written as one for an encoder that wants several (`DenseEncoder`): 8 MiB of text."""
+
 _BATCH = 500
 
 
@@ -126,7 +129,8 @@ class Sync:
             raise
 
     def _window_characters(self) -> int:
-        return WINDOW_CHARACTERS
+        """Text in a window. Asks the encoder, so only where there is something to write."""
+        return WINDOW_CHARACTERS * min(getattr(self._writer.encoder, "windows", 1), MOST_WINDOWS)
 
     @property
     def _store(self) -> Store:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from tarragon.cli import views
 from tarragon.cli.questions import read_queries
 from tarragon.copying import copy_index
 from tarragon.encoders.loading import load_encoder
+from tarragon.encoders.on_ray import RayEncoder
 from tarragon.errors import InvalidInput
 from tarragon.index import Index
 from tarragon.recipe import IndexRecipe
@@ -36,7 +39,7 @@ def plan(options: argparse.Namespace) -> int:
 
 def sync(options: argparse.Namespace) -> int:
     """``tarragon sync``."""
-    with Index.open(options.index, recipe=_recipe(options), device=options.device) as index:
+    with _to_be_synced(options) as index:
         quiet = False if options.json else None
         if options.watch is not None:
             for report in index.watch(options.source, interval=options.watch, progress=quiet, **_scope(options)):
@@ -177,6 +180,25 @@ def _sources(named: Sequence[str]) -> dict[str, str]:
     """By namespace; a path that is there may hold an equals sign itself."""
     pairs = [("", text) if Path(text).exists() else text.rpartition("=")[::2] for text in named]
     return dict(pairs)
+
+
+@contextmanager
+def _to_be_synced(options: argparse.Namespace) -> Iterator[Index]:
+    """The index, with its dense model here or on a Ray cluster; the models beside it are here."""
+    recipe = _recipe(options)
+    if options.ray is None:
+        with Index.open(options.index, recipe=recipe, device=options.device) as index:
+            yield index
+        return
+    if options.watch is not None:
+        raise InvalidInput("--watch would hold the workers of the Ray cluster for ever; sync with --ray once")
+    recipe = recipe or IndexRecipe.from_dict(read_status(options.index).recipe)
+    with (
+        redirect_stdout(sys.stderr),  # Ray prints there when a worker dies
+        RayEncoder(options.ray, recipe, device=options.device, workers=options.ray_workers) as encoder,
+        Index.open(options.index, recipe=recipe, encoder=encoder) as index,
+    ):
+        yield index
 
 
 def _recipe(options: argparse.Namespace) -> IndexRecipe | None:

@@ -76,7 +76,7 @@ def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _add_device(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--device", help="cpu, cuda, cuda:1 or mps (default: the best there is)")
+    made.add_argument("--device", help="cpu, cuda, cuda:1, mps; cuda:0,cuda:1 or all for several (default: the best)")
 
 
 def _add_source(made: argparse.ArgumentParser) -> None:
@@ -120,6 +120,9 @@ def _add_sync(made: argparse.ArgumentParser) -> None:
     _add_source(made)
     made.add_argument("--budget", type=int, metavar="TOKENS", help="embed at most so many; go on next time")
     made.add_argument("--plan", metavar="FILE", help="do what this plan says, if it still holds")
+    address = "embed on a Ray cluster: auto (the one that runs here), ray://host:10001, or local for one of its own"
+    made.add_argument("--ray", metavar="ADDRESS", help=address)
+    made.add_argument("--ray-workers", type=int, metavar="N", help="how many (default: one a GPU, or by processors)")
     made.add_argument(
         "--watch",
         nargs="?",

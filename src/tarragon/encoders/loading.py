@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 from tarragon.encoders.bundled import bundled_model_path
+from tarragon.encoders.devices import listed_devices
 from tarragon.errors import InvalidRecipe, MissingDependency
 from tarragon.protocols import DenseEncoder
 from tarragon.recipe import BUNDLED, IndexRecipe
@@ -74,21 +75,45 @@ def parse_model(model: str | None) -> ModelSpec:
     )
 
 
+_ELSEWHERE = ("openai", "tei")
+"""What runs on a server, whatever the device."""
+
+
 def load_encoder(recipe: IndexRecipe, device: str | None) -> DenseEncoder:
-    """The recipe's model.
+    """The recipe's model, once on each device.
 
     Args:
         recipe: Names the model, its document prompt and dimensions.
-        device: For models that run here; those on a server run where that is.
+        device: For models that run here: one, a list such as ``cuda:0,cuda:1``, or ``all``; None takes the best there
+            is. Those on a server run where that is.
 
     Raises:
-        InvalidRecipe: The model's name cannot be read.
+        InvalidRecipe: The model's name cannot be read, or it makes several spaces and several devices are named.
+        InvalidInput: The device cannot be read.
         MissingDependency: The library that runs it is not installed.
         ModelNotFound: No model is named and there is no bundled one, or the named one cannot be loaded.
         DeviceUnavailable: The device is not there.
         ModelUnavailable: Its server cannot be reached, or refuses.
     """
     spec = parse_model(recipe.model)
+    devices = listed_devices(None if spec.runner in _ELSEWHERE else device)
+    if len(devices) == 1:
+        return _load_one(recipe, spec, devices[0])
+    require_one_space(spec, f"device={device!r}")
+    from tarragon.encoders.several import SeveralEncoders
+
+    return SeveralEncoders([_load_one(recipe, spec, one) for one in devices])
+
+
+def require_one_space(spec: ModelSpec, why: str) -> None:
+    """Refuse a model that makes several spaces in one pass where it would be loaded several times: `InvalidRecipe`."""
+    if spec.runner == "joint":
+        raise InvalidRecipe(
+            f"joint:{spec.name} makes several spaces in one pass and cannot be spread by {why}; name one device"
+        )
+
+
+def _load_one(recipe: IndexRecipe, spec: ModelSpec, device: str | None) -> DenseEncoder:
     prompt, dimensions = recipe.document_prompt, recipe.dimensions
     if spec.runner == "fastembed":
         _require("fastembed", "fastembed")

@@ -68,6 +68,9 @@ class DenseEncoder(Model, Protocol):
     """Text → one vector.
 
     The same text gives the same row (cosine ≥ .99999) in any batch and any order.
+
+    An encoder that does several things at a time may have an attribute ``windows``, a whole number: how many windows of
+    text a call should hold to keep it busy. A sync then gathers up to that many, and at most 64. Without it: one.
     """
 
     @property
