@@ -3,8 +3,10 @@
     python -m benchmarks.encoder [--device cuda] [--texts 1000] [--sweep]
 
 The texts are cut from the docstrings of Python's own library, with log-normal lengths: the same for everyone with the
-same Python. On CUDA the peer runs in single precision, its default, and in bfloat16, which is ours. ``--sweep`` tries
-token budgets for ours instead of batch sizes for the peer. Tokens are real ones: padding does not count.
+same Python. On CUDA the peer runs in single precision, its default, and in bfloat16, which is ours. ``--runtimes`` adds
+fastembed, ONNX Runtime and OpenVINO with the same weights; ``--sweep`` tries token budgets for ours instead of batch
+sizes for the peer. Tokens are real ones: padding does not count. On the CPU the rate is also given as a share of what
+matrix products of the model's shapes reach in the same run.
 """
 
 from __future__ import annotations
@@ -13,15 +15,19 @@ import argparse
 import ast
 import sys
 import sysconfig
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import Peer, default_peer, least_cosine, load_peers, required_cosine
+from benchmarks import runtimes
+from benchmarks.floors import matrix_rates, operations_a_token
+from benchmarks.peers import default_peer, least_cosine, load_peers, required_cosine
 from benchmarks.report import add_common_options, agreement, markdown_table, publish, spread_dict
 from benchmarks.timing import Spread, interleave
 from tarragon.encoders.sentence_transformers import SentenceTransformerEncoder
@@ -65,16 +71,21 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     texts = mixed_texts(options.texts)
     plain = [EncoderInput(text) for text in texts]
     with_ids = [EncoderInput(text, ids) for text, ids in zip(texts, encoder.tokenizer.tokenize(texts), strict=True)]
-    peers = {peer.name: peer for peer in load_peers(options.model, encoder.device, BATCHES, encoder.document_prompt)}
-    calls: dict[str, Callable[[], object]] = {
-        OURS: lambda: encoder.encode_documents(plain),
-        GIVEN_IDS: lambda: encoder.encode_documents(with_ids),
-        **{name: _encoding(peer, texts) for name, peer in peers.items()},
-    }
-    timings = interleave(calls, rounds=options.repeats)
-    embeddings = encoder.encode_documents(plain)
-    best = min(peers, key=timings.median)
-    cosines = {name: least_cosine(embeddings.vectors, peers[name].encode(texts)) for name in peers}
+    batches = options.batches or BATCHES
+    peers = {peer.name: peer for peer in load_peers(options.model, encoder.device, batches, encoder.document_prompt)}
+    encoders: dict[str, runtimes.Encode] = {name: peer.encode for name, peer in peers.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        encoders |= _runtimes(Path(folder)) if options.runtimes else {}
+        calls: dict[str, Callable[[], object]] = {
+            OURS: lambda: encoder.encode_documents(plain),
+            GIVEN_IDS: lambda: encoder.encode_documents(with_ids),
+            **{name: partial(encode, texts) for name, encode in encoders.items()},
+        }
+        timings = interleave(calls, rounds=options.repeats)
+        embeddings = encoder.encode_documents(plain)
+        best = min(peers, key=timings.median)
+        cosines = {name: least_cosine(embeddings.vectors, encode(texts)) for name, encode in encoders.items()}
+    lengths = [len(ids) + 2 for ids in encoder.tokenizer.tokenize(texts)]
     return {
         **_about(encoder, texts, embeddings.tokens, embeddings.truncated),
         "tokens_per_second": {name: embeddings.tokens / timings.median(name) for name in calls},
@@ -84,7 +95,32 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "least_cosine": min(cosines.values()),
         "required_cosine": required_cosine(encoder.device),
         "seconds": dict(timings.seconds),
+        **(_floor(encoder, lengths, embeddings.tokens / timings.median(OURS)) if encoder.device == "cpu" else {}),
     }
+
+
+def _floor(encoder: SentenceTransformerEncoder, lengths: Sequence[int], rate: float) -> dict[str, Any]:
+    """How near the rate comes to that of matrix products alone, and where the time goes."""
+    operations = operations_a_token(*shape_of(encoder), lengths)
+    return {
+        "operations_per_token": operations,
+        "share_of_floor": {name: rate * operations / flops for name, flops in matrix_rates().items()},
+        "flops": matrix_rates(),
+    }
+
+
+def shape_of(encoder: SentenceTransformerEncoder) -> tuple[int, int, int]:
+    """Layers, hidden and inner size."""
+    transformer: Any = encoder._model[0]
+    config = transformer.auto_model.config
+    return config.num_hidden_layers, config.hidden_size, config.intermediate_size
+
+
+def _runtimes(folder: Path) -> dict[str, runtimes.Encode]:
+    runtimes.export(folder)
+    made = {"fastembed, batch 256": runtimes.fastembed(folder)}
+    made["ONNX Runtime, exact lengths, batch 8"] = runtimes.onnx_runtime(folder)
+    return {**made, "OpenVINO, exact lengths, batch 8": runtimes.openvino(folder)}
 
 
 def measure_budgets(options: argparse.Namespace) -> dict[str, Any]:
@@ -123,10 +159,6 @@ def _about(encoder: SentenceTransformerEncoder, texts: Sequence[str], tokens: in
     }
 
 
-def _encoding(peer: Peer, texts: Sequence[str]) -> Callable[[], object]:
-    return lambda: peer.encode(texts)
-
-
 def render(result: Mapping[str, Any]) -> str:
     """The table and the check."""
     rows = []
@@ -141,6 +173,8 @@ def render(result: Mapping[str, Any]) -> str:
     ]
     if "least_cosine" in result:
         lines += ["", agreement(result["least_cosine"], result["required_cosine"])]
+    for name, share in result.get("share_of_floor", {}).items():
+        lines.append(f"Ours is at {share:.2f} of {result['flops'][name] / 1e9:.0f} GFLOP/s ({name}).")
     return "\n".join(lines)
 
 
@@ -148,6 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run as a command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encoder", description="Tokens per second.")
     parser.add_argument("--texts", type=int, default=1_000)
+    parser.add_argument("--batches", type=int, nargs="+", help=f"of the peer ({', '.join(map(str, BATCHES))})")
+    parser.add_argument("--runtimes", action="store_true", help="fastembed, ONNX Runtime and OpenVINO, too")
     parser.add_argument("--sweep", action="store_true", help="try token budgets for ours")
     add_common_options(parser, repeats=6)
     options = parser.parse_args(arguments)
