@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one step, here."""
     step, index, folder, count = sys.argv[1:] if arguments is None else arguments
     result = STEPS[step](Place(Path(index), Path(folder), int(count)))
-    print(json.dumps({**result, "process_cpu": time.process_time()}))
+    print(json.dumps({**result, "process_cpu": time.process_time(), "torch": "torch" in sys.modules}))
 
 
 if __name__ == "__main__":
