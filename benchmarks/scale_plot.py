@@ -29,9 +29,9 @@ PANELS: dict[str, dict[str, str]] = {
     },
     "hybrid query, ms": {
         "as written, p50": "search, as written: hybrid p50, ms",
-        "p95": "search, as written: hybrid p95, ms",
+        "processor": "search, as written: hybrid, processor ms",
         "optimized, p50": "search: hybrid p50, ms",
-        "p95 ": "search: hybrid p95, ms",
+        "processor ": "search: hybrid, processor ms",
     },
     "sync, processor seconds": {
         "1,000 changed": "sync, 1,000 documents changed, processor seconds",
