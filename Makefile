@@ -51,6 +51,7 @@ bench: .venv/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.edits $(DATA)/fastapi-docs
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.unchanged
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.plan
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.scale $(DATA)/awsdocs-3k/corpus.jsonl $(DATA)/scifact/corpus.jsonl --sizes 10000 30000 100000
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving $(DATA)/awsdocs-3k/corpus.jsonl
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.llama_index $(DATA)/awsdocs-3k
 

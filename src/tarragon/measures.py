@@ -77,8 +77,3 @@ def measured_rate(encoder: DenseEncoder) -> float:
     begun = time.perf_counter()
     tokens = encoder.encode_documents([EncoderInput(text) for text in canaries.probes()]).tokens
     return max(tokens, 1) / max(time.perf_counter() - begun, 1e-9)
-
-
-def namespaces(ledger: Ledger) -> list[str]:
-    """Of every document in a version, in order."""
-    return sorted({record.namespace for record in ledger.documents().values()})

@@ -43,7 +43,7 @@ class Origins:
         """Of all documents in these ledgers, and of sources that had none."""
         keys = {key for ledger in ledgers for key in ledger.notes()}
         noted = {key.removeprefix("source ") for key in keys if key.startswith("source ")}
-        held = {record.namespace for ledger in ledgers for record in ledger.documents().values()}
+        held = {namespace for ledger in ledgers for namespace in ledger.namespaces()}
         return sorted(noted | held | set(self._sources))
 
     def whole_source(self, ledger: Ledger, namespace: str) -> FindableSource | None:

@@ -104,7 +104,8 @@ class _Draft:
 
     def _planned(self, document: Prepared, missing: set[bytes]) -> PlannedDocument:
         job, added = document.job, document.diff.add
-        fresh = {chunk.hash: chunk.chunk.tokens for chunk in added if chunk.hash in missing.difference(self.fresh)}
+        unknown = missing.difference(self.fresh)
+        fresh = {chunk.hash: chunk.chunk.tokens for chunk in added if chunk.hash in unknown}
         self.fresh |= fresh
         state = job.record.state or b""
         change, moved_from = job.change, ""

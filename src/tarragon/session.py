@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -356,10 +356,11 @@ class Session:
         prune: bool = True,
         max_delete: float | None = None,
         only: Callable[[str], bool] | None = None,
+        ids: Collection[str] | None = None,
     ) -> SurveyOptions:
         """What a sync of this version looks at."""
         chunker = chunker_identity(contract.recipe.chunking, contract.limit)
-        return SurveyOptions(namespace, prune, max_delete, format_of, READER, chunker, only)
+        return SurveyOptions(namespace, prune, max_delete, format_of, READER, chunker, only, ids)
 
     @contextmanager
     def donors(self, version: OpenVersion) -> Iterator[list[VectorSource]]:

@@ -49,14 +49,13 @@ def catalog_status(catalog: Catalog) -> IndexStatus:
 
 def _status(location: str, record: VersionRecord, ledger: Ledger, size: int) -> IndexStatus:
     counts = ledger.counts()
-    failed = sorted(entry for entry in ledger.documents().items() if entry[1].failure)
     contract = record.contract
     return IndexStatus(
         path=location,
         version=record.name,
         documents=counts.documents,
         chunks=counts.chunks,
-        failures=tuple(Failure(name, record.failure or "") for name, record in failed),
+        failures=tuple(Failure(name, why) for name, why in sorted(ledger.failures().items()) if why),
         unfinished=counts.unfinished,
         model=contract.model,
         fingerprint=contract.fingerprint,

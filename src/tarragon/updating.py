@@ -20,6 +20,7 @@ from tarragon.errors import (
     TooManyDeletions,
 )
 from tarragon.measures import measured_rate, rate_of, remember_rate
+from tarragon.patterns import matcher
 from tarragon.planning import outdated
 from tarragon.plans import NoVersion, make_plan
 from tarragon.preparing import Writer
@@ -29,7 +30,7 @@ from tarragon.reports import Change, Plan, Progress, SyncReport
 from tarragon.session import Session
 from tarragon.sides import FEWEST
 from tarragon.sources import DocumentsSource
-from tarragon.survey import SurveyOptions
+from tarragon.survey import SurveyOptions, records_of
 from tarragon.syncing import Budget, Sync
 
 BYTES_PER_CHUNK = 3_000
@@ -67,13 +68,15 @@ class Scope:
 
     def options(self, session: Session, version: OpenVersion, also: Callable[[str], bool] | None) -> SurveyOptions:
         """The same for a version, narrowed by ``also``."""
-        matching = _matcher(self.only) if self.ids is None else self.ids.__contains__
+        matching = matcher(self.only) if self.ids is None else self.ids.__contains__
         if matching is not None and also is not None:
             only: Callable[[str], bool] | None = lambda id_: matching(id_) and also(id_)  # noqa: E731
         else:
             only = matching or also
         contract = version.record.contract
-        return session.options(contract, self.namespace, prune=self.prune, max_delete=self.max_delete, only=only)
+        return session.options(
+            contract, self.namespace, prune=self.prune, max_delete=self.max_delete, only=only, ids=self.ids
+        )
 
 
 # --- sync -------------------------------------------------------------------------------------------------------------
@@ -180,8 +183,9 @@ def refresh(session: Session, name: str, documents: Mapping[str, Iterable[str]],
         sources = {namespace: session.origins.source(version.ledger, namespace)[0] for namespace in documents}
     for namespace, source in sources.items():
         if source is not None:
-            picked = PickedSource(source, sorted(documents[namespace]))
-            scope = Scope(namespace, prune=False)
+            ids = frozenset(documents[namespace])
+            picked = PickedSource(source, sorted(ids))
+            scope = Scope(namespace, prune=False, ids=ids)
             sync_version(session, name, picked, scope, on_progress=on_progress)
 
 
@@ -193,7 +197,7 @@ def delete(session: Session, document_ids: Iterable[str], on_progress: Callback)
     of_namespace: dict[str, set[str]] = {}
     for name in _following(session):  # all of them: a deletion that was interrupted may have reached only the first
         with session.reading(name) as version:
-            records = version.ledger.documents()
+            records = records_of(version.ledger, wanted)
         for id_ in wanted & records.keys():
             of_namespace.setdefault(records[id_].namespace, set()).add(id_)
     for namespace, ids in sorted(of_namespace.items()):
@@ -287,7 +291,7 @@ def plan_new(
     with session.same_space(contract.fingerprint) as donors:
         nothing: Any = NoVersion()  # it answers all that is asked of a version here
         writer = Writer(nothing, lambda: encoder, (recipe.chunking, contract.limit), donors=donors)
-        options = session.options(contract, scope.namespace, only=_matcher(scope.only))
+        options = session.options(contract, scope.namespace, only=matcher(scope.only))
         header = _header(session, record, scope.namespace)
         found = make_plan(source, writer, options, header=header, explain=explain)
     rate = measured_rate(encoder)
@@ -347,14 +351,3 @@ def bytes_per_chunk(session: Session, version: OpenVersion) -> int:
     if chunks >= FEW_CHUNKS and (size := session.catalog.size(version.record.name)):
         return size // chunks
     return 4 * version.record.contract.dimensions + BYTES_PER_CHUNK
-
-
-def _matcher(patterns: Sequence[str]) -> Callable[[str], bool] | None:
-    if not patterns:
-        return None
-    from pathspec import GitIgnoreSpec
-
-    try:
-        return GitIgnoreSpec.from_lines(patterns).match_file
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"only={list(patterns)!r} cannot be used: {error}") from error

@@ -9,7 +9,6 @@ from tarragon import canaries
 from tarragon.contract import VersionRecord
 from tarragon.errors import InvalidInput, NotReady, RecipeMismatch
 from tarragon.identity import DocumentState
-from tarragon.measures import namespaces
 from tarragon.planning import exceeds
 from tarragon.plans import make_plan
 from tarragon.protocols import DenseEncoder, OpenVersion, Source
@@ -61,7 +60,7 @@ def sources_of(session: Session, given: Mapping[str, Source]) -> dict[str, Sourc
     """
     with session.reading() as version:
         sources: dict[str, Source] = {}
-        known = namespaces(version.ledger)
+        known = sorted(version.ledger.namespaces())
         if unknown := sorted(set(given).difference(known)):
             raise InvalidInput(f"no documents of namespace {unknown[0]!r}; there are {known}", namespace=unknown[0])
         for namespace in known:

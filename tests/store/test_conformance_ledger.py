@@ -62,6 +62,8 @@ def test_an_empty_ledger_knows_nothing(ledger: Ledger) -> None:
     assert ledger.holders([ONE.hash]) == ledger.holders([]) == {}
     assert ledger.counts() == LedgerCounts(0, 0, 0, 0)
     assert ledger.notes() == {}
+    assert ledger.namespaces() == set()
+    assert ledger.failures() == {}
     for nothing in (ledger.intend, ledger.switch, ledger.settle, ledger.record):
         nothing([])
     ledger.intend_deletion([])
@@ -189,6 +191,7 @@ def test_records_are_replaced_without_touching_chunks(ledger: Ledger) -> None:
     stale = record("a", hint="56:78", failure="unreadable since")
     ledger.record([stale, failed])
     assert ledger.documents() == {"a": stale, "b": failed}
+    assert ledger.failures() == {"a": "unreadable since", "b": "encrypted"}
     assert ledger.served([ONE.id]) == {ONE.id: ServedChunk(stale, ONE.payload, None)}
     assert ledger.counts() == LedgerCounts(1, 1, ONE.tokens, 0), "a document that failed at once cannot be found"
 
@@ -198,6 +201,8 @@ def test_documents_are_listed_by_namespace(ledger: Ledger) -> None:
     ledger.record(records)
     assert ledger.documents("x") == {one.document_id: one for one in records[:3]}
     assert ledger.documents("z") == {}
+    assert ledger.namespaces() == {"x", "y"}
+    assert ledger.failures() == {}
     assert len(ledger.documents()) == 6
 
 

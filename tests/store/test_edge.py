@@ -9,13 +9,14 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+import qdrant_edge as q
 from rank_bm25 import BM25Okapi
 
 from tarragon.errors import IndexLocked, StorageProblem
 from tarragon.filters import parse
 from tarragon.protocols import DenseLeg, LexicalLeg, SearchRequest, StoredChunk
 from tarragon.recipe import Language
-from tarragon.store.edge import EdgeStore
+from tarragon.store.edge import EdgeStore, _text_index
 
 DIMENSIONS = 8
 CHANCE = np.random.default_rng(5)
@@ -149,6 +150,37 @@ def test_bm25_ranks_and_scores_as_rank_bm25_does(tmp_path: Path) -> None:
     store.delete([UUID(int=n) for n in range(50, 300)])
     assert_bm25(store, tokens, "w1 w7 w30", ["w1", "w7", "w30"])
     store.close()
+
+
+@pytest.mark.parametrize("language", ["english", "neutral"])
+def test_frequent_words_get_no_links_of_their_own_in_the_graph(tmp_path: Path, language: Language) -> None:
+    """`optimize` makes them for every frequent word, and only a filter on words would use them."""
+    path = tmp_path / "shard"
+    vectors = {"d_test": q.EdgeVectorParams(size=DIMENSIONS, distance=q.Distance.Dot)}
+    path.mkdir()
+    shard = q.EdgeShard.create(str(path), q.EdgeConfig(vectors=vectors))
+    made = _text_index(language)
+    former = q.TextIndexParams(
+        tokenizer=made.tokenizer,
+        lowercase=True,
+        ascii_folding=made.ascii_folding,
+        stopwords=made.stopwords,
+        stemmer=made.stemmer,
+        scoring=True,
+    )
+    shard.update(q.UpdateOperation.create_field_index("content", former))
+    texts = {UUID(int=n): f"running {n} words {'and keys' * (n % 3)}" for n in range(1, 40)}
+    points = [q.Point(id_, {"d_test": chunk(0).vector}, {"content": text}) for id_, text in texts.items()]
+    shard.update(q.UpdateOperation.upsert_points(points))
+    asked = q.QueryRequest(limit=50, query=q.TextQuery("content", "run keys 7"))
+    expected = {point.id: point.score for point in shard.query(asked)}
+    shard.flush()
+    shard.close()
+    for _ in range(2):  # opened by this release for the first time, and again
+        store = open_store(path, language=language)
+        assert store._shard.info().payload_schema["content"].params.enable_hnsw is False
+        assert lexical(store, "run keys 7", 50) == expected
+        store.close()
 
 
 STEMS = {

@@ -156,6 +156,7 @@ def test_words_are_indexed_alike(language: Language) -> None:
     assert ours.tokenizer is not None
     assert ours.tokenizer.value == str(engine.tokenizer).rpartition(".")[2].lower()
     assert (ours.lowercase, ours.ascii_folding, ours.scoring) == (engine.lowercase, engine.ascii_folding, True)
+    assert ours.enable_hnsw is engine.enable_hnsw is False
     assert (ours.stopwords is None) == (engine.stopwords is None) == (language == "neutral")
     assert (ours.stemmer is None) == (engine.stemmer is None)
 

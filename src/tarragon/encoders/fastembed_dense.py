@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 from fastembed import TextEmbedding
 from fastembed.common.model_description import DenseModelDescription, ModelSource, PoolingType
 from fastembed.text.custom_text_embedding import CustomTextEmbedding

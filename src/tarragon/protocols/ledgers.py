@@ -116,6 +116,14 @@ class Ledger(Protocol):
         """The record of one document, whatever its namespace."""
         ...
 
+    def failures(self) -> dict[str, str]:
+        """By document id, why the last sync could not index it: `documents` has all, of which these are few."""
+        ...
+
+    def namespaces(self) -> set[str]:
+        """Of all records."""
+        ...
+
     def chunks(self, document_id: str) -> list[ChunkRecord]:
         """Every chunk that the document has or may have."""
         ...

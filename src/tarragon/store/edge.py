@@ -82,7 +82,8 @@ class EdgeStore:
                 path.mkdir(parents=True, exist_ok=True)
                 vectors = {space: q.EdgeVectorParams(size=dimensions, distance=q.Distance.Dot, hnsw_config=HNSW)}
                 self._shard = q.EdgeShard.create(str(path), q.EdgeConfig(vectors=vectors))
-            if TEXT not in self._shard.info().payload_schema:
+            known = self._shard.info().payload_schema.get(TEXT)
+            if known is None or known.params.enable_hnsw is not False:  # of an earlier release
                 self._shard.update(q.UpdateOperation.create_field_index(TEXT, _text_index(language)))
 
     # --- writing ------------------------------------------------------------------------------------------------------
@@ -275,10 +276,19 @@ def _slices(points: list[T]) -> Iterator[list[T]]:
 
 
 def _text_index(language: Language) -> q.TextIndexParams:
-    """Index of the words with lengths and frequencies, which BM25 needs from the first chunk on."""
+    """Index of the words with lengths and frequencies, which BM25 needs from the first chunk on.
+
+    Without links of their own for each frequent word in the graph of the vectors (``enable_hnsw``), which only a filter
+    on words would use: for 100,000 chunks they took 155 of 221 processor seconds of `optimize`.
+    """
     if language == "neutral":
-        tokenizer = q.TokenizerType.Multilingual
-        return q.TextIndexParams(tokenizer=tokenizer, lowercase=True, ascii_folding=True, scoring=True)
+        return q.TextIndexParams(
+            tokenizer=q.TokenizerType.Multilingual,
+            lowercase=True,
+            ascii_folding=True,
+            scoring=True,
+            enable_hnsw=False,
+        )
     return q.TextIndexParams(
         tokenizer=q.TokenizerType.Word,
         lowercase=True,
@@ -286,6 +296,7 @@ def _text_index(language: Language) -> q.TextIndexParams:
         stopwords=getattr(q.Language, language.capitalize()),
         stemmer=q.SnowballParams(getattr(q.SnowballLanguage, language.capitalize())),
         scoring=True,
+        enable_hnsw=False,
     )
 
 

@@ -75,6 +75,14 @@ class SqliteLedger:
         rows = self._rows(f"SELECT {_RECORD} FROM documents WHERE document_id = ?", (document_id,))  # noqa: S608
         return DocumentRecord(*rows[0]) if rows else None
 
+    def failures(self) -> dict[str, str]:
+        """See `tarragon.protocols.Ledger`."""
+        return dict(self._rows("SELECT document_id, failure FROM documents WHERE failure IS NOT NULL"))
+
+    def namespaces(self) -> set[str]:
+        """See `tarragon.protocols.Ledger`."""
+        return {namespace for (namespace,) in self._rows("SELECT DISTINCT namespace FROM documents")}
+
     def chunks(self, document_id: str) -> list[ChunkRecord]:
         """See `tarragon.protocols.Ledger`."""
         query = "SELECT chunk_id, chunk_hash, payload, tokens FROM chunks WHERE document_id = ?"
@@ -110,8 +118,9 @@ class SqliteLedger:
             SELECT (SELECT count(*) FROM documents WHERE state IS NOT NULL AND status != 'deleting'),
                    count(*), coalesce(sum(tokens), 0),
                    (SELECT count(*) FROM documents WHERE status IN ('writing', 'settling', 'deleting'))
-            FROM chunks JOIN documents USING (document_id) WHERE served AND status != 'deleting'
-        """
+            FROM chunks
+            WHERE served AND document_id NOT IN (SELECT document_id FROM documents WHERE status = 'deleting')
+        """  # not a join, which looks up the document of every chunk: 1.5 s instead of .1 for a million
         return LedgerCounts(*self._rows(query)[0])
 
     def notes(self) -> dict[str, str]:

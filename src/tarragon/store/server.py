@@ -226,7 +226,9 @@ def text_index(language: Language) -> models.TextIndexParams:
     text = models.TextIndexType.TEXT
     if language == "neutral":
         tokenizer = models.TokenizerType.MULTILINGUAL
-        return models.TextIndexParams(type=text, tokenizer=tokenizer, lowercase=True, ascii_folding=True, scoring=True)
+        return models.TextIndexParams(
+            type=text, tokenizer=tokenizer, lowercase=True, ascii_folding=True, scoring=True, enable_hnsw=False
+        )
     return models.TextIndexParams(
         type=text,
         tokenizer=models.TokenizerType.WORD,
@@ -235,6 +237,7 @@ def text_index(language: Language) -> models.TextIndexParams:
         stopwords=models.Language(language),
         stemmer=models.SnowballParams(type=models.Snowball.SNOWBALL, language=models.SnowballLanguage(language)),
         scoring=True,
+        enable_hnsw=False,
     )
 
 

@@ -78,6 +78,16 @@ class ServerLedger:
         payload = self._points.read([id_], with_payload=RECORD_FIELDS).get(id_)
         return None if payload is None else to_record(payload)
 
+    def failures(self) -> dict[str, str]:
+        """See `tarragon.protocols.Ledger`."""
+        failed = models.Filter(must_not=[models.IsEmptyCondition(is_empty=models.PayloadField(key="failure"))])
+        payloads = self._payloads([failed], ["document_id", "failure"])
+        return {payload["document_id"]: payload["failure"] for payload in payloads}
+
+    def namespaces(self) -> set[str]:
+        """See `tarragon.protocols.Ledger`."""
+        return {payload["namespace"] for payload in self._payloads([], ["namespace"])}
+
     def chunks(self, document_id: str) -> list[ChunkRecord]:
         """See `tarragon.protocols.Ledger`."""
         id_ = point_id(document_id)
