@@ -31,8 +31,9 @@ from tarragon.encoders.side_model import check_formats
 from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches
 from tarragon.errors import ModelNotFound, RerankingFailed
 from tarragon.protocols import RerankScores
-from tarragon.rerankers.batching import groups, never
+from tarragon.rerankers.batching import groups, never, remaining
 from tarragon.rerankers.pairs import Pair, PairTokenizer, probes
+from tarragon.rerankers.turns import Turn, turns_of
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -124,22 +125,23 @@ class SentenceTransformerReranker:
     def _score(self, query: str, passages: Sequence[str], is_over: Callable[[], bool]) -> RerankScores:
         scores: list[float | None] = [None] * len(passages)
         tokens = truncated = 0
-        for group in groups(passages, self._budget, is_over):
-            chosen = [passages[place] for place in group]
-            values, read, cut = self._score_pairs(query, chosen) if self._pairs else self._score_texts(query, chosen)
-            scores[group.start : group.stop] = values
-            tokens, truncated = tokens + read, truncated + cut
+        score = self._score_pairs if self._pairs else self._score_texts
+        with turns_of(self.device).line(remaining(is_over)) as turn:
+            for group in groups(passages, self._budget, is_over):
+                values, read, cut = score(query, [passages[place] for place in group], turn)
+                scores[group.start : group.stop] = values
+                tokens, truncated = tokens + read, truncated + cut
         return RerankScores(scores, tokens, truncated)
 
-    def _score_pairs(self, query: str, passages: list[str]) -> tuple[list[float], int, int]:
+    def _score_pairs(self, query: str, passages: list[str], turn: Turn) -> tuple[list[float], int, int]:
         """Scores in order, tokens read, tokens cut, from ids of our own making."""
         assert self._pairs is not None
         pairs = self._pairs.pairs(self._prompt + query, passages)
         lengths = [len(pair.ids) for pair in pairs]
-        scores = self._run(lengths, lambda batch: self._logits([pairs[place] for place in batch]))
+        scores = self._run(lengths, lambda batch: self._logits([pairs[place] for place in batch]), turn)
         return scores, sum(lengths), sum(pair.truncated for pair in pairs)
 
-    def _score_texts(self, query: str, passages: list[str]) -> tuple[list[float], int, int]:
+    def _score_texts(self, query: str, passages: list[str], turn: Turn) -> tuple[list[float], int, int]:
         """The same where the library must tokenise: by estimated lengths, and what it cut is not known."""
         tokens = 0
 
@@ -153,13 +155,14 @@ class SentenceTransformerReranker:
             return self._forward(made)
 
         lengths = [min((len(query) + len(passage)) // 4 + 8, self._limit) for passage in passages]
-        return self._run(lengths, logits), tokens, 0
+        return self._run(lengths, logits, turn), tokens, 0
 
-    def _run(self, lengths: Sequence[int], logits: Callable[[Rows], torch.Tensor]) -> list[float]:
+    def _run(self, lengths: Sequence[int], logits: Callable[[Rows], torch.Tensor], turn: Turn) -> list[float]:
         scores = np.empty(len(lengths), dtype=np.float32)
 
         def forward(batch: Rows) -> None:
-            scores[batch] = self._activated(logits(batch))
+            with turn():
+                scores[batch] = self._activated(logits(batch))
 
         self._batches.run(np.array(lengths, dtype=np.int64), forward)
         return [float(score) for score in scores]
