@@ -26,6 +26,7 @@ from transformers import (
 
 from tarragon.encoders.packed import pack, packed_classifier, packed_masked_lm, packed_model
 from tarragon.encoders.packed.attention import BLOCK, CAUSAL, EVERYTHING, Reach, attend
+from tarragon.encoders.packed.graphs import Graphs, filled, room_for
 
 WORDS, HIDDEN, PADDING = 90, 48, 1
 SHAPE = {"hidden_size": HIDDEN, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": WORDS}
@@ -201,6 +202,12 @@ def test_the_paddings_own_token_in_a_text_has_the_paddings_position():
     torch.testing.assert_close(states, reference_states(model, rows)[-1], rtol=1e-4, atol=2e-5)
 
 
+def scored(model, rows):
+    transformer, head = packed_classifier(model)
+    batch = pack(rows, "cpu")
+    return head(transformer(batch), batch)
+
+
 # --- heads ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("kind", "config"),
@@ -215,7 +222,7 @@ def test_the_paddings_own_token_in_a_text_has_the_paddings_position():
 def test_scores_are_those_of_the_reference(kind, config):
     model, rows = made(kind, config), random_rows()
     with torch.inference_mode():
-        scores = packed_classifier(model)(pack(rows, "cpu"))
+        scores = scored(model, rows)
         expected = model(**padded(rows)).logits
     assert scores.shape == (len(rows), config.num_labels)
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
@@ -225,7 +232,7 @@ def test_the_last_token_that_is_not_the_paddings_scores():
     model = made(Qwen3ForSequenceClassification, qwen3(num_labels=1))
     rows = [np.array([5, 6, PADDING, 7, PADDING], dtype=np.int32), np.array([9, 8], dtype=np.int32)]
     with torch.inference_mode():
-        scores = packed_classifier(model)(pack(rows, "cpu"))
+        scores = scored(model, rows)
         expected = model(**padded(rows)).logits
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
@@ -285,6 +292,42 @@ def test_what_is_packed_can_be_told_apart():
     assert packed.first(states).flatten().tolist() == [part[0] for part in places]
     assert packed.last(states).flatten().tolist() == [part[-1] for part in places]
     assert packed.mean(states).flatten().tolist() == [part.mean() for part in places]
+
+
+# --- sizes that are recorded as graphs --------------------------------------------------------------------------------
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lengths", [LENGTHS, (16,), (5, 3), (1,) * 9, (60, 60, 60, 1, 60, 60)])
+def test_what_fills_a_batch_changes_nothing_in_it(family, lengths):
+    kind, config = FAMILIES[family]
+    forward = packed_model(made(kind, config()))
+    batch = pack(random_rows(lengths=lengths), "cpu")
+    room = room_for(batch)
+    full = filled(batch, room)
+    assert len(full.ids) == sum(full.lengths) == int(full.offsets[-1]) == room.tokens
+    assert len(full.offsets) == len(full.lengths) + 1 == room.places + 1
+    assert full.offsets.diff().tolist() == list(full.lengths)
+    with torch.inference_mode():
+        states, alone = forward(full)[: len(batch.ids)], forward(batch)
+    torch.testing.assert_close(states, alone, rtol=1e-4, atol=2e-5)
+
+
+def test_a_batch_too_large_for_any_graph_is_not_filled():
+    assert room_for(pack(random_rows(lengths=(8_193,)), "cpu")) is None
+    assert room_for(pack(random_rows(lengths=(1,) * 129), "cpu")) is None
+    assert room_for(pack(random_rows(lengths=(8_192,)), "cpu")) == (8_192, 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_replayed_graph_gives_the_models_own_states(family):
+    kind, config = FAMILIES[family]
+    forward = packed_model(made(kind, config(), dtype=torch.bfloat16).cuda())
+    graphs = Graphs(forward)
+    with torch.inference_mode():
+        for seed, lengths in enumerate([(20, 9), (11, 11, 7), (29,), (20, 9)]):
+            batch = pack(random_rows(seed, lengths), "cuda")
+            torch.testing.assert_close(graphs(batch), forward(batch), rtol=2e-2, atol=2e-2)
+    assert graphs._works
 
 
 # --- what is not packed -----------------------------------------------------------------------------------------------

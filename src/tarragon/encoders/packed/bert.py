@@ -54,7 +54,8 @@ class PackedBert:
             return packed.positions
         counts = packed.ids != self._padding
         number = torch.cumsum(counts, 0)
-        before = (number - counts.long())[packed.offsets[:-1]]
+        begins = packed.offsets[:-1].clamp(max=len(number) - 1)  # an empty text at the end begins behind all tokens
+        before = (number - counts.long())[begins]
         return (number - before[packed.segments]) * counts + self._padding
 
 

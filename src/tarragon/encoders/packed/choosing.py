@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from tarragon.encoders.packed.bert import PackedBert
-from tarragon.encoders.packed.heads import classification_head, vocabulary_head
+from tarragon.encoders.packed.heads import Head, classification_head, vocabulary_head
 from tarragon.encoders.packed.layout import Packed
 from tarragon.encoders.packed.linear import Apply, Unpackable
 from tarragon.encoders.packed.modernbert import PackedModernBert
@@ -36,14 +36,9 @@ def packed_model(model: Any) -> Forward | None:
     return _attempt(lambda: _transformer(model))
 
 
-def packed_classifier(model: Any) -> Forward | None:
-    """The same of a ``...ForSequenceClassification``: batch → logits, shape ``(texts, labels)``."""
-
-    def make() -> Forward:
-        transformer, head = _transformer(model.base_model), classification_head(model)
-        return lambda packed: head(transformer(packed), packed)
-
-    return _attempt(make)
+def packed_classifier(model: Any) -> tuple[Forward, Head] | None:
+    """The same of a ``...ForSequenceClassification``, in two: batch → states → logits, shape ``(texts, labels)``."""
+    return _attempt(lambda: (_transformer(model.base_model), classification_head(model)))
 
 
 def packed_masked_lm(model: Any) -> tuple[Forward, Apply] | None:

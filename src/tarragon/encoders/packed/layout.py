@@ -34,7 +34,7 @@ class Packed:
         ids: Token ids of all texts, shape ``(tokens,)``, int32, on the model's device.
         types: Which part of a pair each token is from, shape ``(tokens,)``; None: all from the first.
         offsets: Where each text begins, and the end of the last, shape ``(texts + 1,)``, int32, on the device.
-        lengths: Tokens of each text, on the host; none is 0.
+        lengths: Tokens of each text, on the host. Only texts at the end may have none.
     """
 
     ids: torch.Tensor
@@ -61,7 +61,7 @@ class Packed:
     def runs(self) -> Iterator[Run]:
         """Neighbours of equal length, in order."""
         start = 0
-        for length, group in groupby(self.lengths):
+        for length, group in groupby(filter(None, self.lengths)):
             texts = sum(1 for _ in group)
             yield Run(start, texts, length)
             start += texts * length

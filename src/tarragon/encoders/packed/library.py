@@ -19,6 +19,8 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import nn
 
 from tarragon.encoders.packed.choosing import Forward, packed_classifier, packed_masked_lm, packed_model
+from tarragon.encoders.packed.graphs import Graphs
+from tarragon.encoders.packed.heads import Head
 from tarragon.encoders.packed.layout import Packed, pack
 from tarragon.encoders.packed.linear import Apply
 from tarragon.types import IntArray
@@ -42,7 +44,8 @@ class PackedModules:
     """
 
     def __init__(self, transformer: Forward, rest: Sequence[Any], device: str, task: str | None) -> None:
-        self._transformer, self._rest, self._device, self._task = transformer, rest, device, task
+        self._transformer = Graphs(transformer) if device.startswith("cuda") else transformer
+        self._rest, self._device, self._task = rest, device, task
 
     def for_task(self, task: str) -> PackedModules:
         """The same modules, told of another task; the weights are shared."""
@@ -70,8 +73,14 @@ class PackedModules:
 
 
 class _Scoring(PackedModules):
+    """Texts, or pairs, with a score each."""
+
+    def __init__(self, parts: tuple[Forward, Head], rest: Sequence[Any], device: str, task: str | None) -> None:
+        super().__init__(parts[0], rest, device, task)
+        self._head = parts[1]
+
     def _features(self, packed: Packed) -> dict[str, Any]:
-        return {"scores": self._transformer(packed)}
+        return {"scores": self._head(self._transformer(packed), packed)}
 
 
 class _Weighing(PackedModules):
@@ -107,8 +116,8 @@ def packed_modules(modules: Sequence[Any], device: str, task: str | None = None)
         forward = packed_model(model)
         return PackedModules(forward, rest, device, task) if forward else None
     if first.transformer_task == "sequence-classification":
-        forward = packed_classifier(model)
-        return _Scoring(forward, rest, device, task) if forward else None
+        scoring = packed_classifier(model)
+        return _Scoring(scoring, rest, device, task) if scoring else None
     if first.transformer_task == "fill-mask" and rest and type(rest[0]) is SpladePooling:
         parts = packed_masked_lm(model)
         return _Weighing(parts, rest, device, task) if parts else None
