@@ -28,9 +28,10 @@ from tarragon.errors import (
     SourceProblem,
     TooManyDeletions,
 )
-from tarragon.protocols import Embeddings, EncoderInput
+from tarragon.protocols import Embeddings, EncoderInput, SourceItem
 from tarragon.reports import SyncReport
 from tarragon.store import edge, ledger
+from tarragon.store.edge import EdgeStore
 from tarragon.testing import WordEncoder
 
 
@@ -326,7 +327,6 @@ def test_the_second_document_of_one_id_fails(index: Index) -> None:
 
 
 def test_an_unreadable_folder_does_not_delete_what_is_below(index: Index, handbook: Path) -> None:
-    from tarragon.protocols import SourceItem
     from tarragon.sources import FolderSource
     from tarragon.sources.reading import unreadable
 
@@ -576,3 +576,106 @@ def test_a_sync_that_waits_while_the_index_is_closed_does_not_open_it_again(
     assert "is closed" in str(errors[0])
     with Index.open(tmp_path / "i", encoder=words) as again:
         assert again.search("rotate")
+
+
+# --- a model that runs elsewhere --------------------------------------------------------------------------------------
+class Elsewhere(WordEncoder):
+    """A model on another machine, which says when it computes and can be made to wait."""
+
+    device = "elsewhere"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[list[str]] = []
+        self.go = threading.Semaphore(1_000)
+
+    def encode_documents(self, inputs: Sequence[EncoderInput]) -> Embeddings:
+        if len(inputs) < 16:  # not the canaries
+            self.given.append([item.text for item in inputs])
+            assert self.go.acquire(timeout=30)
+        return super().encode_documents(inputs)
+
+
+def pages(count: int) -> list[Document]:
+    return [Document(f"{n:02}", f"Page {n} tells of subject {n}.") for n in range(count)]
+
+
+def test_a_window_is_stored_while_the_model_computes_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tarragon.syncing.WINDOW_CHARACTERS", 1)
+    encoder = Elsewhere()
+    computing: list[int] = []
+    upsert = EdgeStore.upsert
+
+    def counted(store: Any, chunks: Any) -> None:
+        end = time.monotonic() + 30
+        while len(encoder.given) < 2:
+            assert time.monotonic() < end, "the model has been given the next window"
+            time.sleep(0.001)
+        computing.append(len(encoder.given))
+        encoder.go.release(10)
+        upsert(store, chunks)
+
+    monkeypatch.setattr(EdgeStore, "upsert", counted)
+    encoder.go = threading.Semaphore(1)  # the second window is computed when the first is being stored, and not before
+    with Index.open(tmp_path / "i", encoder=encoder) as index:
+        report = index.sync(pages(6))
+        found = {hit.document_id: hit.score for hit in index.search("subject 3", k=6)}
+    assert computing[0] == 2
+    assert report.documents_added == report.chunks_embedded == 6
+    assert [len(batch) for batch in encoder.given] == [1] * 6
+    monkeypatch.setattr(EdgeStore, "upsert", upsert)
+    with Index.open(tmp_path / "here", encoder=WordEncoder()) as index:
+        index.sync(pages(6))
+        assert {hit.document_id: hit.score for hit in index.search("subject 3", k=6)} == pytest.approx(found)
+
+
+def test_text_that_two_windows_share_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tarragon.syncing.WINDOW_CHARACTERS", 1)
+    encoder = Elsewhere()
+    same = [Document(f"{n}", "The same passage everywhere.") for n in range(5)]
+    with Index.open(tmp_path / "i", encoder=encoder) as index:
+        report = index.sync(same)
+        assert {hit.document_id for hit in index.search("passage", k=5)} == {"0", "1", "2", "3", "4"}
+    assert encoder.given == [["The same passage everywhere."]]
+    assert report.chunks_embedded == 1
+    assert report.chunks_reused == 4
+
+
+def test_what_was_read_before_a_source_failed_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tarragon.syncing.WINDOW_CHARACTERS", 1)
+
+    class Breaking:
+        def items(self) -> Iterator[SourceItem]:
+            for page in pages(3):
+                yield SourceItem(page.id, None, lambda page=page: page)  # type: ignore[misc]
+            yield SourceItem("03", None, self.broken)
+
+        def broken(self) -> Document:
+            raise OSError("the network is gone")
+
+        def skipped(self) -> dict[str, int]:
+            return {}
+
+    with Index.open(tmp_path / "i", encoder=Elsewhere()) as index:
+        with pytest.raises(OSError, match="network"):
+            index.sync(Breaking(), prune=False)
+        assert index.status().documents == 3
+    assert not any(thread.name.startswith("tarragon-") for thread in threading.enumerate())
+
+
+def test_a_model_that_fails_elsewhere_ends_the_sync_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tarragon.syncing.WINDOW_CHARACTERS", 1)
+
+    class Failing(Elsewhere):
+        def encode_documents(self, inputs: Sequence[EncoderInput]) -> Embeddings:
+            if len(self.given) == 3:
+                raise ConnectionError("no route")
+            return super().encode_documents(inputs)
+
+    with Index.open(tmp_path / "i", encoder=Failing()) as index:
+        with pytest.raises(ConnectionError, match="no route"):
+            index.sync(pages(6))
+        assert index.status().documents == 3
+        assert not any(thread.name == "tarragon-reading" for thread in threading.enumerate())

@@ -15,7 +15,8 @@ class SourceItem(NamedTuple):
         document_id: Unique in the source and stable over time.
         hint: Changes whenever the content may have changed (size, modification time and inode of a file); None where
             only reading can tell, as for a file so recently changed that its time stamp may not show the next change.
-        load: Reads the document. Raises `UnreadableDocument` with the reason if it cannot be.
+        load: Reads the document. Raises `UnreadableDocument` with the reason if it cannot be. May be called from
+            another thread than the one that asked for the items, one document at a time.
         hides: Prefix of the document ids that may exist and cannot be listed because this item is unreadable: of a
             folder its path with a slash, of a line whose id is unknown the empty string. They are not known to be gone.
     """
