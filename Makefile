@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DATA ?= ../shared/data
+WORDS = $(foreach set,awsdocs-3k squad11-dev scifact cosqa chunking-evaluation xquad/en,$(DATA)/$(set)/corpus.jsonl)
+QUESTIONS = $(foreach set,awsdocs-3k squad11-dev scifact cosqa,$(DATA)/$(set)/queries.jsonl)
+LARGE = $(WORDS) --queries $(QUESTIONS) --keep .bench
 
 .PHONY: demo test test-llama-index check format evals bench soak clean
 
@@ -53,6 +56,12 @@ bench: .venv/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.plan
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving $(DATA)/awsdocs-3k/corpus.jsonl
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.llama_index $(DATA)/awsdocs-3k
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.bm25 $(LARGE)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.hybrid $(LARGE)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.cold $(LARGE)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.first_pass
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.slope
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.frameworks $(DATA)/awsdocs-3k/corpus.jsonl
 
 # Random histories against the laws of freshness, with fuses everywhere; and 200 killed syncs with the real model.
 soak: .venv/dev
@@ -60,7 +69,7 @@ soak: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.kills --kills 200
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.tarragon
+	rm -rf .venv .bench .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.tarragon
 
 .venv/python:
 	$(PYTHON) -m venv .venv

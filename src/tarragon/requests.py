@@ -190,9 +190,7 @@ def _chosen(legs: LegScores, least: Mapping[str, float]) -> LegScores:
     )
 
 
-def _told(
-    legs: LegScores, leg: LexicalLeg | None, least: Mapping[str, float], values: Sequence[float]
-) -> LegScores:
+def _told(legs: LegScores, leg: LexicalLeg | None, least: Mapping[str, float], values: Sequence[float]) -> LegScores:
     """The same with the lexical scores that do not hang on where the engine cut.
 
     Those of the leg's own candidates, and with other legs those above the first that was not to be told; of the values

@@ -257,9 +257,9 @@ def _others(
     """For each space, a query for the candidates that it has not scored yet; none where it has scored all."""
     if len(scores) == 1 and request.late is None:
         return {}
-    found: dict[UUID, None] = {}
+    found: dict[UUID, object] = {}
     for name, leg in scores.items():
-        found |= _with_ties(leg, request.lexical.limit) if name == "lexical" and request.lexical else leg
+        found |= _with_ties(leg, request.lexical.limit) if name == "lexical" and request.lexical else dict(leg)
     vectors: dict[str, tuple[Any, str]] = {}
     if request.dense is not None:
         vectors["dense"] = request.dense.vector, space
@@ -276,7 +276,7 @@ def _others(
     return queries
 
 
-def _with_ties(scores: Mapping[UUID, float], limit: int) -> dict[UUID, None]:
+def _with_ties(scores: Mapping[UUID, float], limit: int) -> dict[UUID, object]:
     """The first so many of a leg that comes best first, and all that score like the last of them when rounded."""
     if len(scores) <= limit:
         return dict.fromkeys(scores)
