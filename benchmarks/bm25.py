@@ -92,8 +92,7 @@ def _query_times(
 ) -> Timings:
     """Seconds of a query."""
     calls: dict[str, Callable[[str], object]] = {
-        system.name: (lambda query, system=system: system.search(query, K))  # type: ignore[misc]
-        for system in systems
+        system.name: (lambda query, system=system: system.search(query, K)) for system in systems
     } | dict(more)
     counts = {name: FEW if name == "rank_bm25" else len(queries) for name in calls}
 

@@ -186,8 +186,7 @@ def render(result: Mapping[str, Any]) -> str:
             markdown_table(headers, rows),
             "",
             f"Time of ours: {', '.join(f'{part} {share:.0%}' for part, share in result['shares'].items())}.",
-            f"Bars: ours beyond its bare searches at most {1e3 * MOST_BEYOND:.1f} ms; a framework at least {LESS:g} times "
-            "that.",
+            f"Bars: ours beyond bare searches at most {1e3 * MOST_BEYOND:.1f} ms; each framework {LESS:g} x as much.",
             f"Share of the exact nearest among the hits: "
             f"{', '.join(f'{name} {share:.0%}' for name, share in result['checks'].items())}.",
         ]

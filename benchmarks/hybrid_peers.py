@@ -49,6 +49,11 @@ class Corpus:
     k: int
 
 
+def _lists(corpus: Corpus) -> dict[str, list[float]]:
+    """Vectors of the queries, as frameworks want them."""
+    return {text: vector.tolist() for text, vector in corpus.queries.items()}
+
+
 def llama_index(corpus: Corpus) -> HybridSide:
     """``QueryFusionRetriever`` over a Qdrant store and its BM25 retriever."""
     import bm25s
@@ -61,7 +66,7 @@ def llama_index(corpus: Corpus) -> HybridSide:
     from llama_index.vector_stores.qdrant import QdrantVectorStore
     from qdrant_client import QdrantClient
 
-    known = {text: vector.tolist() for text, vector in corpus.queries.items()}
+    known = _lists(corpus)
 
     class Known(BaseEmbedding):
         def _get_query_embedding(self, query: str) -> list[float]:
@@ -84,7 +89,7 @@ def llama_index(corpus: Corpus) -> HybridSide:
     fused = QueryFusionRetriever(
         [dense, words],
         llm=MockLLM(),
-        mode="reciprocal_rerank",  # type: ignore[arg-type]
+        mode="reciprocal_rerank",
         num_queries=1,
         similarity_top_k=corpus.k,
         use_async=False,
@@ -114,7 +119,7 @@ def langchain(corpus: Corpus) -> HybridSide:
         warnings.simplefilter("ignore")
         from langchain_community.retrievers import BM25Retriever
 
-    known = {text: vector.tolist() for text, vector in corpus.queries.items()}
+    known = _lists(corpus)
     rows = dict(zip(corpus.texts, corpus.vectors, strict=True))
 
     class Known(Embeddings):
@@ -150,7 +155,7 @@ def haystack(corpus: Corpus) -> HybridSide:
     from haystack.components.retrievers.in_memory import InMemoryBM25Retriever, InMemoryEmbeddingRetriever
     from haystack.document_stores.in_memory import InMemoryDocumentStore
 
-    known = {text: vector.tolist() for text, vector in corpus.queries.items()}
+    known = _lists(corpus)
     store = InMemoryDocumentStore(embedding_similarity_function="dot_product")
     rows = zip(corpus.texts, corpus.vectors, strict=True)
     store.write_documents([Document(content=text, embedding=vector.tolist()) for text, vector in rows])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +30,8 @@ def _cut(text: str, tokens: int, model: Model) -> list[str]:
     splitter = RecursiveCharacterTextSplitter(
         chunk_size=tokens, chunk_overlap=0, length_function=lambda part: len(model.tokens(part))
     )
-    return splitter.split_text(text)
+    parts: list[str] = splitter.split_text(text)
+    return parts
 
 
 class HaystackPipeline:
@@ -51,7 +53,7 @@ class HaystackPipeline:
         from haystack.components.writers import DocumentWriter
         from haystack.document_stores.in_memory import InMemoryDocumentStore
 
-        @component  # type: ignore[untyped-decorator]
+        @component
         class Embedder:
             def __init__(self) -> None:
                 component.set_input_types(self, documents=list[Document])
@@ -59,12 +61,12 @@ class HaystackPipeline:
 
             def run(self, **given: Any) -> dict[str, Any]:
                 """As the framework's own: in batches, the vectors as lists."""
-                documents = given["documents"]
+                documents, embedded = given["documents"], []
                 for start in range(0, len(documents), DEFAULT_BATCH):
                     part = documents[start : start + DEFAULT_BATCH]
-                    for document, row in zip(part, model.embed([str(one.content) for one in part]), strict=True):
-                        document.embedding = row.tolist()
-                return {"documents": documents}
+                    rows = model.embed([str(one.content) for one in part]).tolist()
+                    embedded += [replace(one, embedding=row) for one, row in zip(part, rows, strict=True)]
+                return {"documents": embedded}
 
         self._store = InMemoryDocumentStore(embedding_similarity_function="dot_product")
         tokens = self._chunk_tokens
