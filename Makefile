@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DATA ?= ../shared/data
+WORDS = $(foreach set,awsdocs-3k squad11-dev scifact cosqa chunking-evaluation xquad/en,$(DATA)/$(set)/corpus.jsonl)
+QUESTIONS = $(foreach set,awsdocs-3k squad11-dev scifact cosqa,$(DATA)/$(set)/queries.jsonl)
+LARGE = $(WORDS) --queries $(QUESTIONS) --keep .bench
 
 .PHONY: demo test test-llama-index check format evals bench soak clean
 
@@ -43,7 +46,9 @@ evals: .venv/dev
 # Speed against peers in one run; see benchmarks/README.md.
 bench: .venv/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.chunking $(DATA)/awsdocs-3k/corpus.jsonl
-	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.encoder
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.encoder --runtimes
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.latency --runtimes
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.rerank
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.ingest $(DATA)/awsdocs-3k/corpus.jsonl --limit-chunks 1000
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.query $(DATA)/awsdocs-3k/corpus.jsonl
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.reading $(DATA)/awsdocs-3k/corpus.jsonl --queries $(DATA)/squad11-dev/queries.jsonl
@@ -54,6 +59,12 @@ bench: .venv/bench
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.scale $(DATA)/awsdocs-3k/corpus.jsonl $(DATA)/scifact/corpus.jsonl --sizes 10000 30000 100000
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.serving $(DATA)/awsdocs-3k/corpus.jsonl
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.llama_index $(DATA)/awsdocs-3k
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.bm25 $(LARGE)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.hybrid $(LARGE)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.cold $(LARGE)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.first_pass
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.slope
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.frameworks $(DATA)/awsdocs-3k/corpus.jsonl
 
 # Random histories against the laws of freshness, with fuses everywhere; and 200 killed syncs with the real model.
 soak: .venv/dev
@@ -61,7 +72,7 @@ soak: .venv/dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.kills --kills 200
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.tarragon
+	rm -rf .venv .bench .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.tarragon
 
 .venv/python:
 	$(PYTHON) -m venv .venv

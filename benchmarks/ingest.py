@@ -59,7 +59,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         cosine = least_cosine(np.stack(list(stored.values())), best.encode(texts))
         ours = _ingest_again(Path(folder), source, encoder, recipe)
         timings = interleave({OURS: ours, **_encoding(compared, texts)}, rounds=options.repeats, warmups=1)
-        profile = _profile(Path(folder) / "profile.tarragon", source, encoder, recipe)
+        parts = profile(Path(folder) / "profile.tarragon", source, encoder, recipe)
     return {
         "benchmark": "ingest",
         "source": options.source.resolve().name,
@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "least_cosine": cosine,
         "required_cosine": required_cosine(encoder.device),
         "peer_sweep_texts_per_second": dict(rates),
-        "profile": profile,
+        "profile": parts,
         "seconds": dict(timings.seconds),
     }
 
@@ -120,7 +120,7 @@ def _stored_vectors(
         return {passage.text: passage.vector for passage in passages}, documents
 
 
-def _profile(path: Path, source: Source, encoder: SentenceTransformerEncoder, recipe: IndexRecipe) -> dict[str, float]:
+def profile(path: Path, source: Source, encoder: SentenceTransformerEncoder, recipe: IndexRecipe) -> dict[str, float]:
     """Share of the time of one more ingest that each part takes; put together as `Index.sync` does."""
     stopwatch = Stopwatch()
     watch = stopwatch.watch

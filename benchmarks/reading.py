@@ -23,36 +23,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.corpus import first_items
+from benchmarks.shares import TimedShard
 from tarragon import Index, Retriever, SearchRecipe
 from tarragon.chunking import Chunker
 
 CALLERS = 64
 K = 10
-
-
-class TimedShard:
-    """The engine's shard, and the seconds spent inside it."""
-
-    def __init__(self, shard: Any) -> None:
-        self._shard = shard
-        self.searching = self.reading = 0.0
-
-    def query_batch(self, request: Any) -> Any:
-        """Timed."""
-        begun = time.perf_counter()
-        found = self._shard.query_batch(request)
-        self.searching += time.perf_counter() - begun
-        return found
-
-    def retrieve(self, *arguments: Any) -> Any:
-        """Timed."""
-        begun = time.perf_counter()
-        found = self._shard.retrieve(*arguments)
-        self.reading += time.perf_counter() - begun
-        return found
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._shard, name)
 
 
 def overhead(index: Index, questions: Sequence[str], recipe: SearchRecipe) -> dict[str, float]:

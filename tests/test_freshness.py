@@ -62,8 +62,8 @@ def test_only_the_hit_documents_are_looked_at(tmp_path: Path, words: WordEncoder
         source, _ = index._opened.origins.source(version_of(index).ledger, "")
         assert source is not None
         looked: list[str] = []
-        find = source.find
-        source.find = lambda id_: (looked.append(id_), find(id_))[1]  # type: ignore[method-assign, func-returns-value]
+        find = source.find_all
+        source.find_all = lambda ids: (looked.extend(ids), find(ids))[1]  # type: ignore[method-assign, func-returns-value]
         hits = index.search("word7", k=3)
         assert sorted(looked) == sorted({hit.document_id for hit in hits})
 

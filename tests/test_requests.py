@@ -237,6 +237,61 @@ def test_a_tie_is_followed_beyond_the_limit_and_so_is_no_more_than_a_tie(tmp_pat
     store.close()
 
 
+class Watched:
+    """A store, and what it is asked."""
+
+    def __init__(self, store: EdgeStore) -> None:
+        self._store = store
+        self.asked: list[SearchRequest] = []
+
+    def search(self, request: SearchRequest) -> LegScores:
+        self.asked.append(request)
+        return self._store.search(request)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize(("scores", "times"), [(0, 2), (50, 1)], ids=["cut", "told"])
+def test_a_tie_of_words_whose_end_is_told_is_followed_without_asking_again(
+    tmp_path: Path, scores: int, times: int
+) -> None:
+    store = open_store(tmp_path / "shard")
+    texts = ["w1 w1 w1 w2", *["w1 w2"] * 6, *["w1 w2 w2 w2 w2 w2"] * 3, *["w3"] * 10]
+    rows = [np.array([float(n == 0), 1.0, float(n)], dtype=np.float32) for n in range(len(texts))]
+    store.upsert([StoredChunk(UUID(int=n), rows[n], {"content": text}) for n, text in enumerate(texts)])
+    watched = Watched(store)
+    vector = np.array([0.0, 0.0, 1.0], dtype=np.float32)
+    found = candidates(watched, SearchRequest(DenseLeg(vector, 2), LexicalLeg("w1", 3, scores)))
+    assert len(watched.asked) == times
+    assert set(found.dense or {}) == {UUID(int=n) for n in (0, 1, 2, 3, 4, 5, 6, 18, 19)}
+    assert dict(found.dense or {}) == {id_: float(id_.int) for id_ in found.dense or {}}
+    store.close()
+
+
+def test_the_engine_searches_each_leg_once(tmp_path: Path) -> None:
+    many = Many(3, 60)
+    store = filled(tmp_path / "shard", many, 1)
+    real, asked = store._shard, []
+
+    class Shard:
+        def query_batch(self, batch: Any) -> Any:
+            answers = real.query_batch(batch)
+            asked.append([len(points) for points in answers])
+            return answers
+
+    store._shard = Shard()
+    found = store.search(made_request("all", 10, None))
+    legs, others = asked
+    assert legs == [10, 10, 10]
+    assert found.dense is not None
+    assert found.sparse is not None
+    assert found.dense.keys() == found.sparse.keys()
+    assert others == [len(found.dense) - 10, len(found.sparse) - 10], "what only the others found"
+    store._shard = real
+    store.close()
+
+
 # --- hits -------------------------------------------------------------------------------------------------------------
 class Whole(WordEncoder):
     """Vectors of small whole numbers: how often some words are in a text."""

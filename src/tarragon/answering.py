@@ -15,7 +15,7 @@ from tarragon.contract import VersionRecord
 from tarragon.errors import IndexLocked, StorageProblem
 from tarragon.filters import Filter
 from tarragon.freshness import FreshnessCheck
-from tarragon.protocols import OpenVersion
+from tarragon.protocols import DocumentRecord, OpenVersion
 from tarragon.receipts import Hits, Stage
 from tarragon.recipe import Mode, SearchRecipe
 from tarragon.reranking import Step
@@ -24,7 +24,7 @@ from tarragon.session import Session
 from tarragon.sides import FEWEST
 from tarragon.survey import state_of
 from tarragon.tracing import Trace
-from tarragon.types import DenseQuery, FloatArray, Hit, OnStale
+from tarragon.types import DenseQuery, FloatArray, Freshness, Hit, OnStale
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +117,13 @@ class Answers:
     def judged(self, version: OpenVersion, found: Sequence[Found]) -> list[Hit]:
         """The hits, each with what its source says now; every document is looked at once."""
         check = self._check(version)
-        records = {one.record.document_id: one.record for one in found}
-        sources = {
-            namespace: self._session.origins.source(version.ledger, namespace)
-            for namespace in {record.namespace for record in records.values()}
-        }
-        fresh = {id_: check.judge(record, *sources[record.namespace]) for id_, record in records.items()}
+        of_namespace: dict[str, dict[str, DocumentRecord]] = {}
+        for one in found:
+            of_namespace.setdefault(one.record.namespace, {})[one.record.document_id] = one.record
+        fresh: dict[str, Freshness] = {}
+        for namespace, records in of_namespace.items():
+            source, whole = self._session.origins.source(version.ledger, namespace)
+            fresh |= zip(records, check.judge_all(list(records.values()), source, whole), strict=True)
         return [replace(one.hit, freshness=fresh[one.record.document_id]) for one in found]
 
     def _check(self, version: OpenVersion) -> FreshnessCheck:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tarragon.errors import SourceProblem, TarragonError
 from tarragon.identity import DocumentState
-from tarragon.protocols import DocumentRecord, FindableSource, SourceItem
+from tarragon.protocols import DocumentRecord, FindableAtOnce, FindableSource, SourceItem
 from tarragon.types import Document, Freshness
 
 SEEN = 4_096
@@ -34,14 +34,30 @@ class FreshnessCheck:
         if source is None or record.state is None:
             return "unknown"
         try:
-            item = source.find(record.document_id)
-            if item is None:
-                return "missing" if whole else "unknown"
-            if item.hint is not None and record.hint == f"{self._prefix} {item.hint}":
-                return "fresh"
-            now = self._state(record, item)
+            return self._judged(record, source.find(record.document_id), whole)
         except (SourceProblem, OSError, TarragonError):
             return "unknown"
+
+    def judge_all(
+        self, records: Sequence[DocumentRecord], source: FindableSource | None, whole: bool
+    ) -> list[Freshness]:
+        """The same for documents of one source; looked for at once, if the source can."""
+        if isinstance(source, FindableAtOnce) and len(records) > 1:
+            try:
+                items = source.find_all([record.document_id for record in records])
+                return [self._judged(record, item, whole) for record, item in zip(records, items, strict=True)]
+            except (SourceProblem, OSError, TarragonError):  # perhaps of one of them only
+                pass
+        return [self.judge(record, source, whole) for record in records]
+
+    def _judged(self, record: DocumentRecord, item: SourceItem | None, whole: bool) -> Freshness:
+        if record.state is None:
+            return "unknown"
+        if item is None:
+            return "missing" if whole else "unknown"
+        if item.hint is not None and record.hint == f"{self._prefix} {item.hint}":
+            return "fresh"
+        now = self._state(record, item)
         then = DocumentState.unpack(record.state)
         return "fresh" if (now.content, now.metadata) == (then.content, then.metadata) else "stale"
 

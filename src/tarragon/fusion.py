@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from operator import itemgetter
+from operator import itemgetter, mul
 from uuid import UUID
 
 from tarragon.protocols import LegScores, Scores
@@ -46,8 +46,10 @@ Ranking = list[tuple[UUID, float]]
 
 def ranking(scores: Mapping[UUID, float]) -> Ranking:
     """Best first; equal scores by id, so that the order is total."""
-    by_id = sorted(scores.items(), key=_identifier)
-    return sorted(by_id, key=itemgetter(1), reverse=True)  # stable: equal scores stay in order of their ids
+    entries: Iterable[tuple[UUID, float]] = scores.items()
+    if len(set(scores.values())) < len(scores):
+        entries = sorted(entries, key=_identifier)
+    return sorted(entries, key=itemgetter(1), reverse=True)  # stable: equal scores stay in order of their ids
 
 
 def _identifier(entry: tuple[UUID, float]) -> int:
@@ -131,7 +133,7 @@ def level(scores: Iterable[float]) -> float:
     largest = list(scores)
     if len(largest) > LEVEL_DEPTH:
         largest = heapq.nlargest(LEVEL_DEPTH, largest)
-    return min(math.sqrt(math.fsum(score * score for score in largest) / LEVEL_DEPTH), LEVEL_CAP)
+    return min(math.sqrt(math.fsum(map(mul, largest, largest)) / LEVEL_DEPTH), LEVEL_CAP)
 
 
 def dbsf(*legs: Scores, weights: Sequence[float] | None = None) -> dict[UUID, float]:

@@ -12,6 +12,7 @@ from tarragon.errors import InvalidInput
 from tarragon.filters import Filter
 from tarragon.fusion import LEVEL_DEPTH
 from tarragon.protocols import (
+    LEXICAL_DECIMALS,
     DenseLeg,
     FirstPass,
     LateStage,
@@ -31,9 +32,6 @@ LEGS = ("dense", "lexical", "sparse")
 
 FIRST_DEPTH = SearchRecipe().depth
 """Least candidates of a first pass: with so many `Index.tune` measures what it keeps."""
-
-DECIMALS = 4
-"""Of lexical scores; they lie between 0 and some 50."""
 
 MOST_TIES = 256
 """A tie is followed to this many times the leg's limit; a larger one is cut where the engine cuts it."""
@@ -115,14 +113,13 @@ def candidates(store: Store, request: SearchRequest) -> LegScores:
         asked["lexical"] = replace(asked["lexical"], scores=lexical.scores + 1)
     while True:
         legs = _steady(store.search(replace(request, **asked)))
-        least = {}
-        ties = []
-        for name, leg in wanted.items():
-            least[name], is_tied = _least(getattr(legs, name), leg.limit, asked[name].limit)
-            ties += [name] if is_tied else []
-        if not ties:
-            return _told(_chosen(legs, least), request.lexical, least)
-        asked |= {name: with_limit(asked[name], 4 * asked[name].limit) for name in ties}
+        values = {name: sorted(getattr(legs, name).values(), reverse=True) for name in wanted}
+        least = {name: _least(values[name], leg.limit, asked[name].limit) for name, leg in wanted.items()}
+        tied = [name for name in wanted if _is_tied(legs, name, values[name], least[name], asked[name].limit)]
+        tied = [name for name in tied if asked[name].limit <= MOST_TIES * wanted[name].limit]
+        if not tied:
+            return _told(_chosen(legs, least), request.lexical, least, values.get("lexical", []))
+        asked |= {name: with_limit(asked[name], 4 * asked[name].limit) for name in tied}
 
 
 def with_limit(leg: Leg, limit: int) -> Leg:
@@ -159,17 +156,27 @@ def _steady(legs: LegScores) -> LegScores:
     """
     if legs.lexical is None:
         return legs
-    return replace(legs, lexical={id_: round(score, DECIMALS) for id_, score in legs.lexical.items()})
+    rounded = [round(score, LEXICAL_DECIMALS) for score in legs.lexical.values()]
+    return replace(legs, lexical=dict(zip(legs.lexical, rounded, strict=True)))
 
 
-def _least(scores: Scores, wanted: int, asked: int) -> tuple[float, bool]:
-    """The score of the last hit within the wanted limit, and whether hits that tie with it may be missing."""
-    own = sorted(scores.values(), reverse=True)[:asked]
-    if len(own) <= wanted:
-        return -math.inf, False
-    least = own[wanted - 1]
-    was_cut = len(own) == asked and asked <= MOST_TIES * wanted
-    return least, was_cut and own[-1] == least
+def _least(values: Sequence[float], wanted: int, asked: int) -> float:
+    """The score of the last hit within the wanted limit; of the values, best first, so many were asked for."""
+    return values[wanted - 1] if min(len(values), asked) > wanted else -math.inf
+
+
+def _is_tied(legs: LegScores, name: str, values: Sequence[float], least: float, asked: int) -> bool:
+    """Whether hits that tie with the least one of a leg may be missing, or their scores in other spaces.
+
+    Of words more scores may be told than candidates are asked for, and a store may have followed the tie through them.
+    """
+    if len(values) < asked or values[asked - 1] != least:
+        return False
+    if name != "lexical" or legs.lexical is None or values[-1] == least:
+        return True
+    others = [scores for scores in (legs.dense, legs.sparse) if scores is not None]
+    tied = [id_ for id_, score in legs.lexical.items() if score == least]
+    return not all(id_ in scores for scores in others for id_ in tied)
 
 
 def _chosen(legs: LegScores, least: Mapping[str, float]) -> LegScores:
@@ -183,20 +190,19 @@ def _chosen(legs: LegScores, least: Mapping[str, float]) -> LegScores:
     )
 
 
-def _told(legs: LegScores, leg: LexicalLeg | None, least: Mapping[str, float]) -> LegScores:
+def _told(legs: LegScores, leg: LexicalLeg | None, least: Mapping[str, float], values: Sequence[float]) -> LegScores:
     """The same with the lexical scores that do not hang on where the engine cut.
 
     Those of the leg's own candidates, and with other legs those above the first that was not to be told; of the values
-    alone, all that were to be told.
+    alone, all that were to be told. ``values`` are all lexical scores, best first.
     """
     if legs.lexical is None or leg is None:
         return legs
-    values = sorted(legs.lexical.values(), reverse=True)
     bound = least["lexical"]
     if len(least) > 1 and leg.scores:
         bound = min(bound, math.nextafter(values[leg.scores], math.inf)) if len(values) > leg.scores else -math.inf
-    words = _without(legs.lexical, [id_ for id_, score in legs.lexical.items() if score < bound])
-    return replace(legs, lexical=words, told=tuple(values[: leg.scores]))
+    lost = [id_ for id_, score in legs.lexical.items() if score < bound] if values and values[-1] < bound else []
+    return replace(legs, lexical=_without(legs.lexical, lost), told=tuple(values[: leg.scores]))
 
 
 def _lost(legs: LegScores, least: Mapping[str, float]) -> list[UUID]:

@@ -115,6 +115,8 @@ def test_folder_finds_exactly_what_it_lists(place: Path, seed: int) -> None:
         return
     listed = first_of_each(source.items())
     assert {id_: outcome(source.find(id_)) for id_ in listed} == {id_: outcome(item) for id_, item in listed.items()}
+    asked = [*chance.sample(sorted(listed), len(listed)), *made, *OUT, *ODD]
+    assert [outcome(one) for one in source.find_all(asked)] == [outcome(source.find(id_)) for id_ in asked]
     hides = tuple(item.hides for item in listed.values() if item.hides is not None)
     for name in [*made, *(f"{name}/{NAMES[2]}" for name in made), *OUT, *ODD]:
         found, id_ = source.find(name), normalize("NFC", name)

@@ -24,8 +24,9 @@ from tarragon.protocols.ledgers import (
     ServedChunk,
 )
 from tarragon.protocols.rerankers import Reranker, RerankScores
-from tarragon.protocols.sources import FindableSource, Source, SourceItem
+from tarragon.protocols.sources import FindableAtOnce, FindableSource, Source, SourceItem
 from tarragon.protocols.stores import (
+    LEXICAL_DECIMALS,
     DenseLeg,
     FirstPass,
     LateStage,
@@ -42,6 +43,7 @@ from tarragon.protocols.stores import (
 )
 
 __all__ = [
+    "LEXICAL_DECIMALS",
     "Catalog",
     "ChunkRecord",
     "DenseEncoder",
@@ -51,6 +53,7 @@ __all__ = [
     "DocumentWrite",
     "Embeddings",
     "EncoderInput",
+    "FindableAtOnce",
     "FindableSource",
     "FirstPass",
     "LateEmbeddings",

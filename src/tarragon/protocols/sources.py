@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from tarragon.types import Document
@@ -53,4 +53,13 @@ class FindableSource(Source, Protocol):
 
     def describe(self) -> Mapping[str, Any] | None:
         """What `tarragon.sources.reopen` needs to open the same source elsewhere, as JSON; None if nothing can."""
+        ...
+
+
+@runtime_checkable
+class FindableAtOnce(FindableSource, Protocol):
+    """A source that finds many documents sooner together than one by one."""
+
+    def find_all(self, document_ids: Sequence[str]) -> list[SourceItem | None]:
+        """What `find` gives for each. Raises as it does."""
         ...

@@ -112,6 +112,9 @@ class SearchRequest:
 
 Scores = Mapping[UUID, float]
 
+LEXICAL_DECIMALS = 4
+"""To which lexical scores, between 0 and some 50, are compared: an engine adds them up in single precision."""
+
 
 @dataclass(frozen=True, slots=True)
 class LegScores:
@@ -119,8 +122,8 @@ class LegScores:
 
     Attributes:
         dense: With other legs, the score of every candidate of any leg; alone, of its own hits. None without the leg.
-        lexical: Of every candidate that the lexical leg found, and of as many others as it was to tell; all others have
-            0, or less than any of these. None without the leg.
+        lexical: Of every candidate that the lexical leg found, and of as many others as it was to tell, best first; all
+            others have 0, or less than any of these. None without the leg.
         sparse: As dense.
         late: Of every candidate. None without the stage.
         told: The best lexical scores, best first, whose ever they are; empty if none were to be told.

@@ -143,11 +143,18 @@ class FolderSource:
             SourceNotFound: The folder is not there.
             SourceProblem: It may not be read, or is an index.
         """
-        top = self._top()
-        wanted = normalize("NFC", document_id)
+        return self.find_all([document_id])[0]
+
+    def find_all(self, document_ids: Sequence[str]) -> list[SourceItem | None]:
+        """`find` for many ids at one moment: each folder on their paths is looked at once."""
+        top, look = self._top(), _Look(self._root)
+        known = {"": top}
+        return [self._found(top, normalize("NFC", id_), look, known) for id_ in document_ids]
+
+    def _found(self, top: _Folder, wanted: str, look: _Look, known: dict[str, _Folder]) -> SourceItem | None:
         if not _can_be_listed(wanted):
             return None
-        found = self._at(top, wanted)
+        found = self._at(wanted, look, known)
         if found is not None and found.hides is None:
             return found
         if found is None and wanted.isascii() and RESPELLED.isdisjoint(wanted) and not wanted.endswith("/"):
@@ -195,17 +202,22 @@ class FolderSource:
             else:
                 stack.pop()
 
-    def _at(self, top: _Folder, wanted: str) -> SourceItem | None:
-        """What is at the very path of an id: its item, one that ``hides`` what is there, or nothing to list."""
-        look = _Look(self._root)
-        found: SourceItem | _Folder | str = top
-        for name in wanted.split("/"):
+    def _at(self, wanted: str, look: _Look, known: dict[str, _Folder]) -> SourceItem | None:
+        """What is at the very path of an id: its item, one that ``hides`` what is there, or nothing to list.
+
+        ``known`` has the folders that were entered already, by their paths, the root's being empty.
+        """
+        path, _, name = wanted.rpartition("/")
+        found: SourceItem | _Folder | str = known.get(path, known[""])
+        for part in [name] if path in known else wanted.split("/"):
             if not isinstance(found, _Folder):
                 return found if isinstance(found, SourceItem) and found.hides is not None else None
-            child = _Named(found.path, name)
+            child = _Named(found.path, part)
             if child.is_missing():
                 return None
             found = self._visit(child, found, look)
+            if isinstance(found, _Folder):
+                known[found.prefix.removesuffix("/")] = found
         return found if isinstance(found, SourceItem) else None
 
     def _among_listed(self, top: _Folder, wanted: str) -> SourceItem | None:
