@@ -27,6 +27,7 @@ from tarragon.protocols.rerankers import Reranker, RerankScores
 from tarragon.protocols.sources import FindableAtOnce, FindableSource, Source, SourceItem
 from tarragon.protocols.stores import (
     LEXICAL_DECIMALS,
+    SEARCH_WIDTH,
     DenseLeg,
     FirstPass,
     LateStage,
@@ -44,6 +45,7 @@ from tarragon.protocols.stores import (
 
 __all__ = [
     "LEXICAL_DECIMALS",
+    "SEARCH_WIDTH",
     "Catalog",
     "ChunkRecord",
     "DenseEncoder",

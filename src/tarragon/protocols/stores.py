@@ -61,6 +61,12 @@ class FirstPass:
     limit: int
 
 
+SEARCH_WIDTH = 400
+"""Candidates that a search of the vector index keeps in view (``ef``), or as many as are wanted if that is more. At the
+engine's own 100, recall@10 over 300,000 chunks of 384 made-up dimensions was .90; at 400 it is .975, for 2.1 instead of
+1.0 ms of a core (benchmarks/README.md)."""
+
+
 @dataclass(frozen=True, slots=True)
 class DenseLeg:
     """Search by vector: the ``limit`` nearest, of all or of what a first pass finds."""

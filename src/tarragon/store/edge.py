@@ -26,6 +26,7 @@ from tarragon.errors import DiskFull, IndexLocked, StorageProblem
 from tarragon.filters import EXACT_INTEGERS, And, Exists, Filter, In, Not, Or, Range, Scalar, Where, relaxed
 from tarragon.protocols import (
     LEXICAL_DECIMALS,
+    SEARCH_WIDTH,
     LegScores,
     SearchRequest,
     SideSpace,
@@ -238,10 +239,11 @@ def _legs(request: SearchRequest, space: str) -> dict[str, q.QueryRequest]:
     if dense is not None:
         nearest = q.Query.Nearest(dense.vector, using=space)
         if dense.first is None:
-            legs["dense"] = q.QueryRequest(limit=dense.limit, query=nearest, filter=filter_)
+            legs["dense"] = q.QueryRequest(limit=dense.limit, query=nearest, filter=filter_, params=_wide(dense.limit))
         else:
             short = q.Query.Nearest(dense.first.vector, using=dense.first.space)
-            first = q.Prefetch(limit=dense.first.limit, query=short, filter=filter_)
+            depth = dense.first.limit
+            first = q.Prefetch(limit=depth, query=short, filter=filter_, params=_wide(depth))
             legs["dense"] = q.QueryRequest(limit=dense.limit, query=nearest, prefetches=[first])
     if lexical is not None:
         told, words = max(lexical.limit, lexical.scores), q.TextQuery(TEXT, lexical.text)
@@ -250,6 +252,10 @@ def _legs(request: SearchRequest, space: str) -> dict[str, q.QueryRequest]:
         terms = q.Query.Nearest(_native(sparse.vector), using=sparse.space)
         legs["sparse"] = q.QueryRequest(limit=sparse.limit, query=terms, filter=filter_)
     return legs
+
+
+def _wide(limit: int) -> q.SearchParams:
+    return q.SearchParams(hnsw_ef=max(SEARCH_WIDTH, limit))
 
 
 def _others(

@@ -162,7 +162,7 @@ class ServerStore:
         The legs are prefetches of one another's queries: each space scores the union of all legs' candidates, as far as
         the engine can (BM25 over a text index scores only what it finds). All queries go to the server as one request.
         """
-        queries = dict(build_queries(request, self._space, TEXT))
+        queries = dict(build_queries(request, self._space, TEXT, has_graph=not self._connection.is_local))
         answers = self._connection.call(
             "search", lambda client: client.query_batch_points(self._collection, list(queries.values()))
         )

@@ -37,6 +37,7 @@ try:
     from qdrant_client import models as models
     from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
     from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+    from qdrant_client.local.qdrant_local import QdrantLocal
 except ImportError as _error:
     raise MissingDependency(
         "an index on a Qdrant server needs qdrant-client; install it with: pip install 'tarragon[server]'"
@@ -74,6 +75,11 @@ class ServerConnection:
 
     def __repr__(self) -> str:
         return f"ServerConnection({self.location!r})"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is qdrant-client's local mode, which scans."""
+        return isinstance(getattr(self._client, "_client", None), QdrantLocal)
 
     @classmethod
     def open(cls, address: ServerAddress, options: ServerOptions) -> ServerConnection:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from tarragon.filters import relaxed
-from tarragon.protocols import DenseLeg, SearchRequest, SideSpace, SideVector
+from tarragon.protocols import SEARCH_WIDTH, DenseLeg, SearchRequest, SideSpace, SideVector
 from tarragon.store.server_client import QdrantClient, ServerConnection, models
 from tarragon.store.server_filters import compile_filter
 from tarragon.types import SparseVector
@@ -49,13 +49,18 @@ def add_space(connection: ServerConnection, collection: str, space: SideSpace) -
     connection.call(f"make the space {space.name}", make)
 
 
-def build_queries(request: SearchRequest, space: str, text: str) -> Iterator[tuple[str, models.QueryRequest]]:
-    """One query for each kind of score, over the union of the legs' candidates."""
+def build_queries(
+    request: SearchRequest, space: str, text: str, *, has_graph: bool
+) -> Iterator[tuple[str, models.QueryRequest]]:
+    """One query for each kind of score, over the union of the legs' candidates.
+
+    Without a graph, as in qdrant-client's local mode, how wide to search it is not said: that mode would warn.
+    """
     filter_ = compile_filter(relaxed(request.filter)) if request.filter is not None else None
     dense, lexical, sparse = request.dense, request.lexical, request.sparse
     legs: dict[str, models.Prefetch] = {}
     if dense is not None:
-        legs["dense"] = _dense_leg(dense, space, filter_)
+        legs["dense"] = _dense_leg(dense, space, filter_, _wide if has_graph else _as_it_is)
     if lexical is not None:
         words = models.TextQuery(text=lexical.text)
         legs["lexical"] = models.Prefetch(query=words, using=text, limit=lexical.limit, filter=filter_)
@@ -69,7 +74,8 @@ def build_queries(request: SearchRequest, space: str, text: str) -> Iterator[tup
     for name, leg in legs.items():
         if name == "lexical" or (alone and not leg.prefetch):
             own = told if name == "lexical" else leg.limit
-            yield name, models.QueryRequest(query=leg.query, using=leg.using, limit=own, filter=filter_)
+            params = leg.params
+            yield name, models.QueryRequest(query=leg.query, using=leg.using, limit=own, filter=filter_, params=params)
         else:
             parts = leg.prefetch if alone else union
             yield name, models.QueryRequest(query=leg.query, using=leg.using, limit=limit, prefetch=parts)
@@ -78,13 +84,24 @@ def build_queries(request: SearchRequest, space: str, text: str) -> Iterator[tup
         yield "late", models.QueryRequest(query=late, using=request.late.space, limit=limit, prefetch=union)
 
 
-def _dense_leg(dense: DenseLeg, space: str, filter_: Any) -> models.Prefetch:
+def _dense_leg(dense: DenseLeg, space: str, filter_: Any, params: Callable[[int], Any]) -> models.Prefetch:
     nearest = models.NearestQuery(nearest=dense.vector.tolist())
     if dense.first is None:
-        return models.Prefetch(query=nearest, using=space, limit=dense.limit, filter=filter_)
+        return models.Prefetch(
+            query=nearest, using=space, limit=dense.limit, filter=filter_, params=params(dense.limit)
+        )
     short = models.NearestQuery(nearest=dense.first.vector.tolist())
-    first = models.Prefetch(query=short, using=dense.first.space, limit=dense.first.limit, filter=filter_)
+    depth = dense.first.limit
+    first = models.Prefetch(query=short, using=dense.first.space, limit=depth, filter=filter_, params=params(depth))
     return models.Prefetch(query=nearest, using=space, limit=dense.limit, prefetch=[first])
+
+
+def _wide(limit: int) -> models.SearchParams:
+    return models.SearchParams(hnsw_ef=max(SEARCH_WIDTH, limit))
+
+
+def _as_it_is(limit: int) -> None:
+    return None
 
 
 def native(vector: SideVector) -> Any:
