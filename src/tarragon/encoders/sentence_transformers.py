@@ -132,7 +132,7 @@ class SentenceTransformerEncoder:
     def _encode(self, inputs: Sequence[EncoderInput], prompt: str, task: str) -> Embeddings:
         sequences = self._sequences(inputs, prompt)
         lengths = np.array([min(len(ids), self._limit) for ids in sequences], dtype=np.int64)
-        vectors = np.empty((len(inputs), self.dimensions), dtype=np.float32)
+        made: list[tuple[Rows, torch.Tensor]] = []
 
         def run(batch: Rows) -> None:
             rows = [cut_row(sequences[i], self._limit, len(self.tokenizer.suffix)) for i in batch]
@@ -140,9 +140,12 @@ class SentenceTransformerEncoder:
                 output = self._packed(rows)
             else:
                 output = self._forward(self._features(rows, [inputs[i].text for i in batch], prompt, task), task)
-            vectors[batch] = self._finished(output).cpu().numpy()
+            made.append((batch, self._finished(output)))
 
         self._batches.run(lengths, run)
+        vectors = np.empty((len(inputs), self.dimensions), dtype=np.float32)
+        if made:  # one transfer for all batches, so that none of them waits for another to be copied
+            vectors[np.concatenate([batch for batch, _ in made])] = torch.cat([part for _, part in made]).cpu().numpy()
         return Embeddings(vectors, int(lengths.sum()), sum(len(ids) for ids in sequences) - int(lengths.sum()))
 
     def _sequences(self, inputs: Sequence[EncoderInput], prompt: str) -> list[IntArray]:
