@@ -165,6 +165,7 @@ def test_an_error_of_one_is_raised_once_and_the_others_go_on_afterwards() -> Non
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("tarragon-device")]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_call_leaves_no_thread_and_can_be_repeated() -> None:
     class Interrupting(Told):
         def encode_documents(self, inputs: Sequence[EncoderInput]) -> Embeddings:

@@ -118,16 +118,18 @@ def test_the_index_is_that_of_a_single_process(on_workers: RayEncoder, single: I
     assert on_workers.windows == 2
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_sync_is_completed_by_the_next(
     on_workers: RayEncoder, single: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tarragon.syncing.WINDOW_CHARACTERS", 1_200)
     with Index.open(tmp_path / "i.tarragon", encoder=on_workers) as index:
-        reports = []
+        is_armed = False
 
         def once_written(told: Any) -> None:
-            reports.append(told)
-            if told.chunks_embedded and len(reports) == 1:
+            nonlocal is_armed
+            if told.chunks_embedded and not is_armed:
+                is_armed = True
                 at_the_first_answer(monkeypatch, on_workers, lambda worker: signal.raise_signal(signal.SIGINT))
 
         with pytest.raises(KeyboardInterrupt):
