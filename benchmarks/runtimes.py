@@ -6,6 +6,7 @@ is the runtime.
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ def export(folder: Path) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "special_tokens_map.json", "vocab.txt"):
         if (source / name).is_file():
             shutil.copy(source / name, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings = {**settings, "max_length": LIMIT, "model_max_length": LIMIT}  # it says 128, where fastembed would cut
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     model = _LastStates(AutoModel.from_pretrained(source, attn_implementation="eager").eval())
     ids = torch.full((2, 12), 1_037)
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")

@@ -46,11 +46,12 @@ def attend(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    made = query.new_empty(query.shape)
-    for run in packed.runs():
-        within = _within(*(run.view(part).transpose(1, 2) for part in (query, key, value)), run=run, reach=reach)
-        run.view(made).copy_(within.transpose(1, 2))
-    return made.flatten(1)
+    runs = [
+        _within(*(run.view(part).transpose(1, 2) for part in (query, key, value)), run=run, reach=reach)
+        for run in packed.runs()
+    ]
+    flat = [states.transpose(1, 2).flatten(0, 1).flatten(1) for states in runs]
+    return flat[0] if len(flat) == 1 else torch.cat(flat)
 
 
 def _variable_length(

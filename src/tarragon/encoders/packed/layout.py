@@ -51,7 +51,8 @@ class Packed:
     @property
     def positions(self) -> torch.Tensor:
         """The place of each token in its text, from 0, shape ``(tokens,)``."""
-        return torch.arange(len(self.ids), device=self.ids.device) - self.offsets[self.segments]
+        places = torch.arange(len(self.ids), device=self.ids.device)
+        return places if len(self.lengths) == 1 else places - self.offsets[self.segments]
 
     @property
     def longest(self) -> int:
@@ -76,6 +77,8 @@ class Packed:
 
     def mean(self, states: torch.Tensor) -> torch.Tensor:
         """The mean of each text's states, in single precision, shape ``(texts, dimensions)``."""
+        if len(self.lengths) == 1:
+            return states.float().mean(0, keepdim=True)
         sums = torch.zeros(len(self.lengths), states.shape[1], device=states.device, dtype=torch.float32)
         sums.index_add_(0, self.segments, states.float())
         return sums / self.offsets.diff().unsqueeze(1)

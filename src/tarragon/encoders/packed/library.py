@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from torch import nn
 
@@ -72,6 +73,21 @@ class PackedModules:
         }
 
 
+class _Pooled(PackedModules):
+    """With the commonest poolings by us: the library's own take longer than a question's attention."""
+
+    def __init__(self, transformer: Forward, rest: Sequence[Any], device: str, task: str | None) -> None:
+        super().__init__(transformer, rest[1:], device, task)
+        self._pool = _POOLINGS[rest[0].pooling_mode]
+
+    def _features(self, packed: Packed) -> dict[str, Any]:
+        states = self._transformer(packed)
+        return {"sentence_embedding": self._pool(packed, states).to(states.dtype)}
+
+
+_POOLINGS = {"mean": Packed.mean, "cls": Packed.first, "lasttoken": Packed.last}
+
+
 class _Scoring(PackedModules):
     """Texts, or pairs, with a score each."""
 
@@ -114,7 +130,8 @@ def packed_modules(modules: Sequence[Any], device: str, task: str | None = None)
     model = first.auto_model
     if first.transformer_task == "feature-extraction" and not model.config.output_hidden_states:
         forward = packed_model(model)
-        return PackedModules(forward, rest, device, task) if forward else None
+        kind = _Pooled if rest and _is_simple(rest[0]) else PackedModules
+        return kind(forward, rest, device, task) if forward else None
     if first.transformer_task == "sequence-classification":
         scoring = packed_classifier(model)
         return _Scoring(scoring, rest, device, task) if scoring else None
@@ -122,6 +139,12 @@ def packed_modules(modules: Sequence[Any], device: str, task: str | None = None)
         parts = packed_masked_lm(model)
         return _Weighing(parts, rest, device, task) if parts else None
     return None
+
+
+def _is_simple(module: Any) -> bool:
+    """Whether it is one of the poolings that are done here, over all tokens."""
+    is_pooling = type(module) is Pooling and module.include_prompt
+    return is_pooling and isinstance(module.pooling_mode, str) and module.pooling_mode in _POOLINGS
 
 
 def agree(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
