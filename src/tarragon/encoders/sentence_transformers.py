@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -100,9 +101,9 @@ class SentenceTransformerEncoder:
         return self._packed is not None
 
     # --- identity -----------------------------------------------------------------------------------------------------
-    @property
+    @cached_property
     def identity(self) -> Mapping[str, str]:
-        """See `tarragon.identity.fingerprint`: what changes a document's vector."""
+        """See `tarragon.identity.fingerprint`: what changes a document's vector. Weights are read for it once."""
         return {
             "schema": "1",
             "kind": "dense",
