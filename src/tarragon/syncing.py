@@ -96,7 +96,7 @@ class Sync:
         """Bring the index up to date with the source.
 
         Where the model runs elsewhere, the source is read and chunked in a thread of its own, a window ahead. What goes
-        wrong there is raised after what was read before it is stored.
+        wrong there is raised after the windows before it are stored.
 
         Raises:
             EmptySource: The source has no documents, but the index has, and ``max_delete`` is below 1.

@@ -27,6 +27,7 @@ from transformers import (
 from tarragon.encoders.packed import pack, packed_classifier, packed_masked_lm, packed_model
 from tarragon.encoders.packed.attention import BLOCK, CAUSAL, EVERYTHING, Reach, attend
 from tarragon.encoders.packed.graphs import Graphs, filled, room_for
+from tarragon.encoders.packed.library import agree, agree_on_scores, is_same
 
 WORDS, HIDDEN, PADDING = 90, 48, 1
 SHAPE = {"hidden_size": HIDDEN, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": WORDS}
@@ -343,6 +344,32 @@ def test_an_adapter_is_not_overlooked():
     model = made(BertModel, bert())
     model.encoder.layer[1].attention.self.query = Adapter(HIDDEN, HIDDEN)
     assert packed_model(model) is None
+
+
+def test_positions_that_stretch_with_the_batch_are_not_packed():
+    config = modernbert()
+    for parameters in config.rope_parameters.values():
+        parameters.update(rope_type="dynamic", factor=2.0)
+    assert packed_model(ModernBertModel(config)) is None
+
+
+# --- what is the same -------------------------------------------------------------------------------------------------
+def test_rows_and_scores_that_differ_are_told_from_those_that_are_the_same():
+    torch.manual_seed(0)
+    rows = torch.randn(5, 48)
+    assert agree(rows + 1e-6, rows)
+    assert not agree(rows * 1.01, rows)
+    assert not agree(rows[:4], rows)
+    wrong = rows.clone()
+    wrong[3, 7] += 0.1
+    assert not agree(wrong, rows)
+    scores = torch.full((32, 1), -11.0)
+    assert agree_on_scores(scores + 1e-4, scores)
+    one = scores.clone()
+    one[5] += 0.1
+    assert not agree_on_scores(one, scores)
+    assert not agree_on_scores(scores * torch.nan, scores)
+    assert not is_same(lambda: torch.ones(2, 0)[3], lambda: rows), "what cannot run is not the same"
 
 
 def test_a_decoder_is_not_packed():

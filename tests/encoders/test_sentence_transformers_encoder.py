@@ -247,3 +247,30 @@ def test_the_bundled_model_is_fed_the_ids_that_chunking_made(encoder: SentenceTr
     ids = encoder.tokenizer.tokenize(["a text about keys"])[0]
     as_given = encoder.encode_documents([EncoderInput("quite another text", ids)]).vectors
     assert np.allclose(as_given, encoder.encode_documents([EncoderInput("a text about keys")]).vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "qwen3"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
+def test_known_architectures_run_without_padding_and_give_the_same(tmp_path: Path, kind: str, pooling: str) -> None:
+    path = str(make_model(tmp_path, kind, pooling=pooling))
+    ours, padded = (SentenceTransformerEncoder(path, device="cpu", unpad=unpad) for unpad in (True, False))
+    assert (ours.is_unpadded, padded.is_unpadded) == (True, False)
+    texts = [*CORPUS[:5], "", "word " * 200, "a"]
+    first, second = ours.encode_documents(inputs(texts)), padded.encode_documents(inputs(texts))
+    assert_same(first.vectors, second.vectors)
+    assert (first.tokens, first.truncated) == (second.tokens, second.truncated)
+    assert ours.identity == padded.identity
+
+
+def test_a_model_that_cannot_run_without_padding_is_loaded_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(make_model(tmp_path, "bert"))
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
+
+    monkeypatch.setattr("tarragon.encoders.packed.bert.attend", refuse)
+    encoder = SentenceTransformerEncoder(path, device="cpu")
+    assert not encoder.is_unpadded
+    assert_same(encoder.encode_documents(inputs(CORPUS[:3])).vectors, SentenceTransformer(path).encode(CORPUS[:3]))

@@ -25,9 +25,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from tarragon.encoders.joint_spaces import Facet, JointLate, JointParts, JointSparse, Memo
 from tarragon.encoders.late import token_vectors
-from tarragon.encoders.library import PROBES, choose_device, quiet, weights_digest
+from tarragon.encoders.library import LONG_PROBE, PROBES, choose_device, quiet, weights_digest
 from tarragon.encoders.packed import Forward, pack, packed_model
-from tarragon.encoders.packed.library import agree
+from tarragon.encoders.packed.library import is_same
 from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, cut_row, pad_rows, usable_positions
 from tarragon.encoders.tokens import FastTokenizer
 from tarragon.errors import ModelNotFound
@@ -204,10 +204,15 @@ class JointEncoder:
         packed = packed_model(self._model) if self.device.split(":")[0] in ("cpu", "cuda") else None
         if packed is None:
             return None
-        rows = self._sequences([EncoderInput(text) for text in PROBES], "")
-        with torch.inference_mode():
+        full = self._sequences([EncoderInput(text) for text in (*PROBES, LONG_PROBE)], "")
+        rows = [cut_row(row, self._limit, len(self.tokenizer.suffix)) for row in full]
+
+        def theirs() -> torch.Tensor:
             states, _, mask = self._states(rows)
-            return packed if agree(packed(pack(rows, self.device)), states[mask.bool()]) else None
+            return states[mask.bool()]
+
+        with torch.inference_mode():
+            return packed if is_same(lambda: packed(pack(rows, self.device)), theirs) else None
 
     def _heads(self, states: torch.Tensor, ids: Rows, mask: torch.Tensor, wanted: set[str]) -> dict[str, Sequence[Any]]:
         made: dict[str, Sequence[Any]] = {}

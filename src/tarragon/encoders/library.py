@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +21,9 @@ from tarragon.errors import DeviceUnavailable, ModelNotFound
 
 PROBES = ("A short probe.", "Ünïcode, naïve — 漢字かな مرحبا", "x = f(a_b)[0]  # code\n\tindented")
 """Texts of several scripts, on which own ids are compared with the library's."""
+
+LONG_PROBE = "a text that reaches beyond any window " * 40
+"""Some 300 tokens, on which a model without padding is compared, too."""
 
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _VOLATILE = ("transformers_version", "_name_or_path", "torch_dtype", "dtype", "architectures")
@@ -104,7 +107,11 @@ def tokenizer_of(model: SentenceTransformer, name: str) -> FastTokenizer:
     return FastTokenizer(backend)
 
 
-def same_but_padding(theirs: torch.Tensor, ours: torch.Tensor, mask: torch.Tensor) -> bool:
-    """Whether our features are theirs, padded to a larger width or not."""
-    width = theirs.shape[1]
-    return torch.equal(theirs, ours[:, :width]) and not bool(mask[:, width:].any())
+def same_tokens(theirs: Mapping[str, torch.Tensor], ours: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two batches have the same ids, padded to whatever width on whichever side."""
+    ids, counts = [], []
+    for features in (theirs, ours):
+        mask = features["attention_mask"].cpu().bool()
+        ids.append(features["input_ids"].cpu()[mask].long())
+        counts.append(mask.sum(dim=1))
+    return torch.equal(*counts) and torch.equal(*ids)

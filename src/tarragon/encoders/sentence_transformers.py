@@ -24,17 +24,18 @@ from sentence_transformers.base.modules import Transformer
 
 from tarragon.encoders.bundled import NAME, bundled_model_path
 from tarragon.encoders.library import (
+    LONG_PROBE,
     PROBES,
     choose_device,
     module_identity,
     prompts_of,
     quiet,
-    same_but_padding,
+    same_tokens,
     similarity_of,
     tokenizer_of,
     weights_digest,
 )
-from tarragon.encoders.packed.library import PackedModules, agree, drop_weights, packed_modules
+from tarragon.encoders.packed.library import PackedModules, drop_weights, is_same, packed_modules
 from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, cut_row, pad_rows
 from tarragon.errors import ModelNotFound
 from tarragon.protocols import Embeddings, EncoderInput
@@ -191,13 +192,16 @@ class SentenceTransformerEncoder:
 
     # --- what the model is --------------------------------------------------------------------------------------------
     def _packed_if_equal(self) -> PackedModules | None:
-        """The model without padding, if it gives the same vectors of `PROBES`; its own weights are then freed."""
+        """The model without padding, if it gives the same vectors of a few texts; its own weights are then freed."""
         packed = packed_modules(list(self._model), self.device)
         if packed is None:
             return None
-        rows = self._sequences([EncoderInput(text) for text in PROBES], self.document_prompt)
-        theirs = self._forward(self._features(rows, list(PROBES), self.document_prompt, ""), "")["sentence_embedding"]
-        if not agree(packed(rows)["sentence_embedding"], theirs):
+        texts = [*PROBES, LONG_PROBE]
+        full = self._sequences([EncoderInput(text) for text in texts], self.document_prompt)
+        rows = [cut_row(row, self._limit, len(self.tokenizer.suffix)) for row in full]
+        features = self._features(rows, texts, self.document_prompt, "")
+        key = "sentence_embedding"
+        if not is_same(lambda: packed(rows)[key], lambda: self._forward(features, "")[key]):
             return None
         drop_weights(self._model[0])
         return packed
@@ -220,9 +224,12 @@ class SentenceTransformerEncoder:
             ours = self._features(
                 self._sequences([EncoderInput(text) for text in PROBES], prompt), list(PROBES), prompt, ""
             )
-            same = [same_but_padding(theirs[key].cpu(), ours[key], ours["attention_mask"]) for key in ours]
             extra = set(theirs) - set(ours) - {"token_type_ids", "modality", "prompt_length"}
-            if not all(same) or extra or bool(torch.any(theirs.get("token_type_ids", torch.zeros(1)) != 0)):
+            if (
+                not same_tokens(theirs, ours)
+                or extra
+                or bool(torch.any(theirs.get("token_type_ids", torch.zeros(1)) != 0))
+            ):
                 return False
         return True
 

@@ -26,15 +26,16 @@ from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, 
 from sentence_transformers.util import load_file_path
 
 from tarragon.encoders.library import (
+    LONG_PROBE,
     PROBES,
     module_identity,
     prompts_of,
     quiet,
-    same_but_padding,
+    same_tokens,
     tokenizer_of,
     weights_digest,
 )
-from tarragon.encoders.packed.library import PackedModules, agree, packed_modules
+from tarragon.encoders.packed.library import PackedModules, is_same, packed_modules
 from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches, cut_row, pad_rows, usable_positions
 from tarragon.errors import ModelNotFound
 from tarragon.types import IntArray
@@ -187,8 +188,7 @@ class Role:
             return False
         if bool(torch.any(theirs.get("token_type_ids", torch.zeros(1)) != 0)):
             return False
-        keys = ("input_ids", "attention_mask")
-        return all(same_but_padding(theirs[key].cpu(), ours[key], ours["attention_mask"]) for key in keys)
+        return same_tokens(theirs, ours)
 
     def _packed_if_equal(self, other: Role | None) -> PackedModules | None:
         """The modules without padding, if they give the same of `PROBES`."""
@@ -199,9 +199,9 @@ class Role:
             packed = packed_modules(list(_modules(self._library, self.task)), self._device, self.task)
         if packed is None:
             return None
-        rows = self.sequences(PROBES)
-        ours, theirs = (_compared(output) for output in (packed(rows), self._run(self._own(rows))))
-        return packed if agree(ours, theirs) else None
+        rows = [cut_row(row, self.limit, len(self._end)) for row in self.sequences([*PROBES, LONG_PROBE])]
+        same = is_same(lambda: _compared(packed(rows)), lambda: _compared(self._run(self._own(rows))))
+        return packed if same else None
 
 
 def _compared(output: dict[str, Any]) -> torch.Tensor:

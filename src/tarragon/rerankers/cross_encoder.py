@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,13 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 
 from tarragon.encoders.library import choose_device, module_identity, quiet, weights_digest
-from tarragon.encoders.packed.library import PackedModules, agree, drop_weights, packed_modules
+from tarragon.encoders.packed.library import (
+    PackedModules,
+    agree_on_scores,
+    drop_weights,
+    is_same,
+    packed_modules,
+)
 from tarragon.encoders.side_model import check_formats
 from tarragon.encoders.token_batches import TOKEN_BUDGET, Rows, TokenBatches
 from tarragon.errors import ModelNotFound, RerankingFailed
@@ -36,6 +42,15 @@ from tarragon.rerankers.pairs import Pair, PairTokenizer, probes
 from tarragon.rerankers.turns import Turn, turns_of
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Scores = list[float | None]
+
+
+class Share(NamedTuple):
+    """A question's share of the device: what makes its turns, and what says when its time is over."""
+
+    turn: Turn
+    is_over: Callable[[], bool]
+
 
 BEHAVIOUR_REVISION = 1
 """Raised when this file changes the scores it makes."""
@@ -123,25 +138,25 @@ class SentenceTransformerReranker:
             raise RerankingFailed(f"{self.name} cannot score: {type(error).__name__}: {error}") from error
 
     def _score(self, query: str, passages: Sequence[str], is_over: Callable[[], bool]) -> RerankScores:
-        scores: list[float | None] = [None] * len(passages)
+        scores: Scores = [None] * len(passages)
         tokens = truncated = 0
         score = self._score_pairs if self._pairs else self._score_texts
-        with turns_of(self.device).line(remaining(is_over)) as turn:
+        with turns_of(str(self._model.device)).line(remaining(is_over)) as turn:
             for group in groups(passages, self._budget, is_over):
-                values, read, cut = score(query, [passages[place] for place in group], turn)
+                values, read, cut = score(query, [passages[place] for place in group], Share(turn, is_over))
                 scores[group.start : group.stop] = values
                 tokens, truncated = tokens + read, truncated + cut
         return RerankScores(scores, tokens, truncated)
 
-    def _score_pairs(self, query: str, passages: list[str], turn: Turn) -> tuple[list[float], int, int]:
+    def _score_pairs(self, query: str, passages: list[str], share: Share) -> tuple[Scores, int, int]:
         """Scores in order, tokens read, tokens cut, from ids of our own making."""
         assert self._pairs is not None
         pairs = self._pairs.pairs(self._prompt + query, passages)
         lengths = [len(pair.ids) for pair in pairs]
-        scores = self._run(lengths, lambda batch: self._logits([pairs[place] for place in batch]), turn)
+        scores = self._run(lengths, lambda batch: self._logits([pairs[place] for place in batch]), share)
         return scores, sum(lengths), sum(pair.truncated for pair in pairs)
 
-    def _score_texts(self, query: str, passages: list[str], turn: Turn) -> tuple[list[float], int, int]:
+    def _score_texts(self, query: str, passages: list[str], share: Share) -> tuple[Scores, int, int]:
         """The same where the library must tokenise: by estimated lengths, and what it cut is not known."""
         tokens = 0
 
@@ -155,17 +170,20 @@ class SentenceTransformerReranker:
             return self._forward(made)
 
         lengths = [min((len(query) + len(passage)) // 4 + 8, self._limit) for passage in passages]
-        return self._run(lengths, logits, turn), tokens, 0
+        return self._run(lengths, logits, share), tokens, 0
 
-    def _run(self, lengths: Sequence[int], logits: Callable[[Rows], torch.Tensor], turn: Turn) -> list[float]:
-        scores = np.empty(len(lengths), dtype=np.float32)
+    def _run(self, lengths: Sequence[int], logits: Callable[[Rows], torch.Tensor], share: Share) -> Scores:
+        """Scores in order; None of those whose time was over when it was their turn."""
+        scores: Scores = [None] * len(lengths)
 
         def forward(batch: Rows) -> None:
-            with turn():
-                scores[batch] = self._activated(logits(batch))
+            with share.turn() as has_waited:
+                if not has_waited or not share.is_over():
+                    for place, score in zip(batch, self._activated(logits(batch)), strict=True):
+                        scores[place] = float(score)
 
         self._batches.run(np.array(lengths, dtype=np.int64), forward)
-        return [float(score) for score in scores]
+        return scores
 
     def _logits(self, pairs: Sequence[Pair]) -> torch.Tensor:
         if self._packed is None:
@@ -206,11 +224,13 @@ class SentenceTransformerReranker:
             return None
         assert self._pairs is not None
         pairs = [
-            self._pairs.pairs(self._prompt + query, [passage])[0] for query, passage in probes(min(self._limit, 64))
+            self._pairs.pairs(self._prompt + query, [passage])[0] for query, passage in probes(min(self._limit, 300))
         ]
         types = [pair.types for pair in pairs] if "token_type_ids" in self._feature_names else None
-        ours, theirs = packed([pair.ids for pair in pairs], types)["scores"], self._forward(self._features(pairs))
-        if not agree(ours.flatten().unsqueeze(0), theirs.flatten().unsqueeze(0)):  # as one vector of all logits
+        ids = [pair.ids for pair in pairs]
+        theirs = self._features(pairs)
+        same = is_same(lambda: packed(ids, types)["scores"], lambda: self._forward(theirs), agree_on_scores)
+        if not same:
             return None
         drop_weights(self._model[0])
         return packed

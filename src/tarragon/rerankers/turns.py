@@ -19,7 +19,7 @@ PATIENCE = 10.0
 overtaken for ever."""
 
 Ticket = tuple[float, int]
-Turn = Callable[[], AbstractContextManager[None]]
+Turn = Callable[[], AbstractContextManager[bool]]
 
 
 class Turns:
@@ -33,7 +33,9 @@ class Turns:
 
     @contextmanager
     def line(self, remaining: float) -> Iterator[Turn]:
-        """Stand in line for as long as the block lasts. It gets what makes a turn: a block that nobody else is in.
+        """Stand in line for as long as the block lasts, also between turns: others wait meanwhile.
+
+        The block gets what makes a turn: a block of its own that nobody else is in, told whether it had to wait.
 
         Args:
             remaining: Seconds until its time is over; infinity: never.
@@ -49,12 +51,16 @@ class Turns:
                 self._changed.notify_all()
 
     @contextmanager
-    def _turn(self, ticket: Ticket) -> Iterator[None]:
+    def _turn(self, ticket: Ticket) -> Iterator[bool]:
+        def is_mine() -> bool:
+            return not self._is_taken and min(self._line, default=ticket) == ticket
+
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_taken and min(self._line, default=ticket) == ticket)
+            has_waited = not is_mine()
+            self._changed.wait_for(is_mine)
             self._is_taken = True
         try:
-            yield
+            yield has_waited
         finally:
             with self._changed:
                 self._is_taken = False

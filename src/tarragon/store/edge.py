@@ -200,6 +200,8 @@ class EdgeStore:
             scores = self._answers(_legs(request, self._space))
             for name, others in self._answers(_others(request, self._space, scores)).items():
                 scores[name] = scores.get(name, {}) | others
+        if request.late is not None:
+            scores.setdefault("late", {})
         return LegScores(scores.get("dense"), scores.get("lexical"), scores.get("sparse"), scores.get("late"))
 
     def _answers(self, queries: Mapping[str, q.QueryRequest]) -> dict[str, dict[UUID, float]]:

@@ -7,7 +7,7 @@ beside the arithmetic of a long text.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -60,8 +60,10 @@ def _variable_length(
     from torch.nn.attention.varlen import varlen_attn
 
     offsets, longest = packed.offsets, packed.longest
-    gqa = query.shape[1] != key.shape[1]
-    made = varlen_attn(query, key, value, offsets, offsets, longest, longest, window_size=reach, enable_gqa=gqa)
+    grouped: dict[str, Any] = (
+        {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}
+    )  # earlier torch does not know it
+    made = varlen_attn(query, key, value, offsets, offsets, longest, longest, window_size=reach, **grouped)
     assert isinstance(made, torch.Tensor)  # the sums of exponentials are not asked for
     return made
 

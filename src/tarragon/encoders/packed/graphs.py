@@ -4,7 +4,8 @@ A question of 16 tokens is 0.1 ms of arithmetic in a BERT and 240 launches of 5 
 each size of batch, rounded up: what is left over are texts that nobody reads, so that every recorded batch is full.
 Offsets and ids are read from the same places at each replay, so that the same graph serves any lengths.
 
-Where recording fails, or a graph's first result is not the model's own, the model runs without graphs.
+In half precision only, since only there attention is one call that reads the lengths of the texts on the device. Where
+recording fails, or a replay is not what the model itself gives, the model runs without graphs.
 
 Written for CUDA and not yet run on one; the rounding is tested on the CPU, where nothing is recorded.
 """
@@ -33,6 +34,9 @@ FILLER = 32
 
 WARM_UP = 2
 """Runs before recording, in which libraries choose their kernels."""
+
+_RECORDING = threading.Lock()
+"""A process records one graph at a time."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +90,7 @@ class Graphs:
         self._forward = forward
         self._recorded: dict[tuple[Room, bool], _Recorded] = {}
         self._lock = threading.Lock()
+        self._pool: Any = None
         self._works = True
 
     def __call__(self, packed: Packed) -> torch.Tensor:
@@ -94,44 +99,56 @@ class Graphs:
         if room is None or not self._works:
             return self._forward(packed)
         key = room, packed.types is not None
-        with self._lock:
-            if key not in self._recorded and not self._record(key, filled(packed, room)):
-                return self._forward(packed)
-            recorded = self._recorded[key]
-            _copy(filled(packed, room), recorded.batch)
-            recorded.graph.replay()
-            return recorded.states[: len(packed.ids)].clone()
+        with self._lock, torch.cuda.device(packed.ids.device):
+            if key not in self._recorded:
+                return self._recording(key, packed)
+            return self._replayed(self._recorded[key], packed, room)
 
-    def _record(self, key: tuple[Room, bool], batch: Packed) -> bool:
-        """Record this size on a batch of it; False, and never again, where that does not work."""
+    def _replayed(self, recorded: _Recorded, packed: Packed, room: Room) -> torch.Tensor:
+        _copy(filled(packed, room), recorded.batch)
+        recorded.graph.replay()
+        return recorded.states[: len(packed.ids)].clone()
+
+    def _recording(self, key: tuple[Room, bool], packed: Packed) -> torch.Tensor:
+        """The batch by the model itself; and this size recorded, if a replay gives the same."""
+        states = self._forward(packed)
+        if states.dtype not in (torch.bfloat16, torch.float16):
+            self._works = False
+            return states
         room, _ = key
+        try:
+            with _RECORDING:
+                recorded = self._record(room, filled(packed, room))
+            # on other ids than it was recorded with, or a graph that holds nothing would pass
+            again = self._replayed(recorded, packed, room)
+            if not torch.allclose(again.float(), states.float(), rtol=1e-2, atol=1e-2):
+                raise RuntimeError("a replay gives other states than the model")
+            self._recorded[key] = recorded
+        except (RuntimeError, TypeError, ValueError) as reason:
+            self._works = False
+            _log.warning("runs without CUDA graphs: %s", reason)
+        return states
+
+    def _record(self, room: Room, batch: Packed) -> _Recorded:
         # any lengths may come later, so the longest that there can be bounds them all
         fixed = Packed(
-            batch.ids.clone(),
+            torch.ones_like(batch.ids),
             None if batch.types is None else batch.types.clone(),
             batch.offsets.clone(),
             (room.tokens, *(0,) * (room.places - 1)),
         )
-        try:
-            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP):
-                    expected = self._forward(fixed)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                states = self._forward(fixed)
-            graph.replay()
-            torch.cuda.synchronize()
-            if not torch.allclose(states.float(), expected.float(), rtol=1e-2, atol=1e-2):
-                raise RuntimeError("a replay gives other states than the model")
-        except (RuntimeError, ValueError) as reason:
-            self._works = False
-            _log.warning("runs without CUDA graphs: %s", reason)
-            return False
-        self._recorded[key] = _Recorded(graph, fixed, states)
-        return True
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self._forward(fixed)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # other threads may use the device meanwhile, and replays take turns, so that all sizes can share their memory
+        with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+            states = self._forward(fixed)
+        self._pool = graph.pool()
+        return _Recorded(graph, fixed, states)
 
 
 def _copy(source: Packed, target: Packed) -> None:

@@ -8,7 +8,8 @@ they are made and pooled a text at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
@@ -28,6 +29,11 @@ from tarragon.types import IntArray
 
 LEAST_COSINE = {torch.float32: 0.99999, torch.bfloat16: 0.999, torch.float16: 0.999}
 """What a packed model must agree to with its own library, or it is not used."""
+
+LARGEST_GAP = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""The same for scores: of their size and 1. Twelve layers of bfloat16 round by some hundredths."""
+
+_log = logging.getLogger(__name__)
 
 
 _NOTHING = np.zeros(1, dtype=np.int32)
@@ -141,10 +147,31 @@ def packed_modules(modules: Sequence[Any], device: str, task: str | None = None)
     return None
 
 
+def is_same(
+    ours: Callable[[], torch.Tensor],
+    theirs: Callable[[], torch.Tensor],
+    compare: Callable[[torch.Tensor, torch.Tensor], bool] | None = None,
+) -> bool:
+    """Whether a packed model, tried on a few texts, gives what its own library gives; not, if it cannot run at all."""
+    try:
+        made = ours()
+    except Exception as reason:  # whatever it is, the library can still run the model
+        _log.warning("runs padded, since it cannot run otherwise: %s: %s", type(reason).__name__, reason)
+        return False
+    return (compare or agree)(made, theirs())
+
+
 def _is_simple(module: Any) -> bool:
     """Whether it is one of the poolings that are done here, over all tokens."""
     is_pooling = type(module) is Pooling and module.include_prompt
     return is_pooling and isinstance(module.pooling_mode, str) and module.pooling_mode in _POOLINGS
+
+
+def agree_on_scores(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    """Whether each score is as near to the other as `LARGEST_GAP` allows."""
+    largest = LARGEST_GAP.get(theirs.dtype, 0.0)
+    first, second = ours.float().flatten(), theirs.float().flatten()
+    return first.shape == second.shape and bool(((first - second).abs() <= largest * (1 + second.abs())).all())
 
 
 def agree(ours: torch.Tensor, theirs: torch.Tensor) -> bool:

@@ -10,17 +10,23 @@ from transformers.activations import ACT2FN
 
 from tarragon.encoders.packed.attention import EVERYTHING, Reach, attend
 from tarragon.encoders.packed.layout import Packed
-from tarragon.encoders.packed.linear import linear
+from tarragon.encoders.packed.linear import Unpackable, linear
 from tarragon.encoders.packed.parts import Norm, Rotation
 
 
 class PackedModernBert:
-    """The transformer. Called with a batch, it gives its last states, shape ``(tokens, hidden)``."""
+    """The transformer. Called with a batch, it gives its last states, shape ``(tokens, hidden)``.
+
+    Raises:
+        Unpackable: Its positions are stretched with the length of the batch.
+    """
 
     def __init__(self, model: Any) -> None:
         self._words = model.embeddings.tok_embeddings
         self._norm, self._final_norm = Norm(model.embeddings.norm), Norm(model.final_norm)
         self._rotary = model.rotary_emb
+        if {"dynamic", "longrope"} & set(self._rotary.rope_type.values()):
+            raise Unpackable("rotary positions that depend on the longest text of the batch")
         self.layers = [_Layer(layer, model.config) for layer in model.layers]
 
     def __call__(self, packed: Packed) -> torch.Tensor:
