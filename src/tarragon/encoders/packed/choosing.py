@@ -58,6 +58,6 @@ def _attempt(make: Callable[[], Made]) -> Made | None:
     try:
         with torch.inference_mode():
             return make()
-    except (Unpackable, AttributeError, KeyError) as reason:
+    except (Unpackable, AttributeError, KeyError, RuntimeError) as reason:
         _log.info("runs padded: %s", reason)
         return None
