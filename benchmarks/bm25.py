@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.large import add_corpus_options, large_index, spread_queries
 from benchmarks.lexical_checks import bm25s_deviation, engine_deviation, overlap
 from benchmarks.lexical_peers import Bm25s, Lexical, Ours, sides
-from benchmarks.report import markdown_table, publish, spread_dict
+from benchmarks.report import conclude, markdown_table, spread_dict
 from benchmarks.shares import engine_share, receipt_shares
 from benchmarks.timing import Spread, Timings, interleave
 from tarragon import Index, SearchRecipe
@@ -238,10 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="tarragon-bm25-") as folder:
         result = measure(options, Path(folder))
-    publish(result, render(result), options.json)
-    for failure in (wrong := failures(result)):
-        print(f"CHECK FAILED: {failure}", file=sys.stderr)
-    return 1 if wrong else 0
+    return conclude(result, render(result), options.json, failures(result))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.large import add_corpus_options, large_index, spread_queries
-from benchmarks.report import markdown_table, publish, spread_dict
+from benchmarks.report import conclude, markdown_table, spread_dict
 from benchmarks.timing import Spread
 
 MOST_IMPORT, MOST_FIRST, MOST_MEMORY = 0.3, 0.05, 1.3
@@ -150,10 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="tarragon-cold-") as folder:
         result = measure(options, Path(folder))
-    publish(result, render(result), options.json)
-    for failure in (wrong := failures(result)):
-        print(f"CHECK FAILED: {failure}", file=sys.stderr)
-    return 1 if wrong else 0
+    return conclude(result, render(result), options.json, failures(result))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any, cast
 import qdrant_edge as q
 
 from benchmarks.dense_peers import Asked, Search, at_target, peer_searches
-from benchmarks.report import markdown_table, publish, spread_dict
+from benchmarks.report import conclude, markdown_table, spread_dict
 from benchmarks.shares import engine_share
 from benchmarks.synthetic import Cloud
 from benchmarks.timing import Spread, Timings, interleave
@@ -207,10 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="tarragon-first-pass-") as folder:
         result = measure(options, Path(folder))
-    publish(result, render(result), options.json)
-    for failure in (wrong := failures(result)):
-        print(f"CHECK FAILED: {failure}", file=sys.stderr)
-    return 1 if wrong else 0
+    return conclude(result, render(result), options.json, failures(result))
 
 
 if __name__ == "__main__":

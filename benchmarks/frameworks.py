@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.corpus import first_items
 from benchmarks.ingest import profile
-from benchmarks.report import add_common_options, markdown_table, publish, spread_dict
+from benchmarks.report import add_common_options, conclude, markdown_table, spread_dict
 from benchmarks.stored import stored_passages
 from benchmarks.timing import Spread, Timings, interleave
 from tarragon import Index, IndexRecipe
@@ -199,10 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="tarragon-frameworks-") as folder:
         result = measure(options, Path(folder))
-    publish(result, render(result), options.json)
-    for failure in (wrong := failures(result)):
-        print(f"CHECK FAILED: {failure}", file=sys.stderr)
-    return 1 if wrong else 0
+    return conclude(result, render(result), options.json, failures(result))
 
 
 if __name__ == "__main__":

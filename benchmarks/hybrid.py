@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks.hybrid_peers import PEERS, Corpus, HybridSide
 from benchmarks.large import LargeIndex, add_corpus_options, large_index, spread_queries
-from benchmarks.report import markdown_table, publish, spread_dict
+from benchmarks.report import conclude, markdown_table, spread_dict
 from benchmarks.shares import receipt_shares
 from benchmarks.timing import Spread, latencies, percentile
 from tarragon import SearchRecipe
@@ -202,10 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="tarragon-hybrid-") as folder:
         result = measure(options, Path(folder))
-    publish(result, render(result), options.json)
-    for failure in (wrong := failures(result)):
-        print(f"CHECK FAILED: {failure}", file=sys.stderr)
-    return 1 if wrong else 0
+    return conclude(result, render(result), options.json, failures(result))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,11 @@ def publish(result: Mapping[str, Any], text: str, path: Path | None) -> None:
     )
     if path is not None:
         path.write_text(json.dumps({**result, "machine": machine}, indent=2) + "\n", encoding="utf-8")
+
+
+def conclude(result: Mapping[str, Any], text: str, path: Path | None, failures: Sequence[str]) -> int:
+    """`publish`, then each check that failed, to standard error; 1 if there are any: such a speed does not count."""
+    publish(result, text, path)
+    for failure in failures:
+        print(f"CHECK FAILED: {failure}", file=sys.stderr)
+    return 1 if failures else 0

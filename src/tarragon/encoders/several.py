@@ -20,7 +20,7 @@ from tarragon.identity import fingerprint
 from tarragon.protocols import DenseEncoder, Embeddings, EncoderInput, Tokenizer
 
 WINDOWS_ON_CUDA = 8
-"""Windows of text that a GPU holds at once: one is some 65,000 tokens, a single batch there (TOKEN_BUDGET)."""
+"""Windows of text that a GPU holds at once; one is some 65,000 tokens, a batch there (TOKEN_BUDGET). Not measured."""
 
 
 class SeveralEncoders:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,17 +39,10 @@ from tarragon.errors import ModelNotFound, RerankingFailed
 from tarragon.protocols import RerankScores
 from tarragon.rerankers.batching import groups, never, remaining
 from tarragon.rerankers.pairs import Pair, PairTokenizer, probes
-from tarragon.rerankers.turns import Turn, turns_of
+from tarragon.rerankers.turns import Share, turns_of
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Scores = list[float | None]
-
-
-class Share(NamedTuple):
-    """A question's share of the device: what makes its turns, and what says when its time is over."""
-
-    turn: Turn
-    is_over: Callable[[], bool]
 
 
 BEHAVIOUR_REVISION = 1

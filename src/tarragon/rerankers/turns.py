@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from threading import Condition
+from typing import NamedTuple
 
 PATIENCE = 10.0
 """Seconds after which a question without a deadline is as urgent as one whose time is over then, so that it is not
@@ -20,6 +21,13 @@ overtaken for ever."""
 
 Ticket = tuple[float, int]
 Turn = Callable[[], AbstractContextManager[bool]]
+
+
+class Share(NamedTuple):
+    """A question's share of a device: what makes its turns, and what says when its time is over."""
+
+    turn: Turn
+    is_over: Callable[[], bool]
 
 
 class Turns:

@@ -147,20 +147,6 @@ def packed_modules(modules: Sequence[Any], device: str, task: str | None = None)
     return None
 
 
-def is_same(
-    ours: Callable[[], torch.Tensor],
-    theirs: Callable[[], torch.Tensor],
-    compare: Callable[[torch.Tensor, torch.Tensor], bool] | None = None,
-) -> bool:
-    """Whether a packed model, tried on a few texts, gives what its own library gives; not, if it cannot run at all."""
-    try:
-        made = ours()
-    except Exception as reason:  # whatever it is, the library can still run the model
-        _log.warning("runs padded, since it cannot run otherwise: %s: %s", type(reason).__name__, reason)
-        return False
-    return (compare or agree)(made, theirs())
-
-
 def _is_simple(module: Any) -> bool:
     """Whether it is one of the poolings that are done here, over all tokens."""
     is_pooling = type(module) is Pooling and module.include_prompt
@@ -184,6 +170,20 @@ def agree(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     size = torch.linalg.vector_norm(second, dim=1)
     # of two vectors of equal length whose cosine is c, the gap is sqrt(2 - 2c) times that length
     return bool((gap <= size * (2 - 2 * least) ** 0.5 + 1e-6).all())
+
+
+def is_same(
+    ours: Callable[[], torch.Tensor],
+    theirs: Callable[[], torch.Tensor],
+    compare: Callable[[torch.Tensor, torch.Tensor], bool] = agree,
+) -> bool:
+    """Whether a packed model, tried on a few texts, gives what its own library gives; not, if it cannot run at all."""
+    try:
+        made = ours()
+    except Exception as reason:  # whatever it is, the library can still run the model
+        _log.warning("runs padded, since it cannot run otherwise: %s: %s", type(reason).__name__, reason)
+        return False
+    return compare(made, theirs())
 
 
 def drop_weights(model: nn.Module) -> None:
